@@ -1,0 +1,92 @@
+"""What a collector is, what it yields, and the list of all of them.
+
+A collector is one flat module: a pure `parse`, a class with `read(roots, now)`, and one line that registers
+it. Absent hardware: it yields nothing and says why once in `reason`. It raises on broken input; only the
+sampler catches.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Protocol, TypeVar
+
+__all__ = ["COLLECTORS", "Collector", "Roots", "Row", "load", "register"]
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Where procfs and sysfs are mounted; a test or a container points them elsewhere."""
+
+    proc: str = "/proc"
+    sys: str = "/sys"
+
+
+@dataclass(slots=True)
+class Row:
+    """One thing's measurements.
+
+    table: name of a catalog table. key: values of its key columns without `host`, in catalog order.
+    values: counters (cumulative, as the source publishes them) and gauges; leave out or set None what cannot
+    be measured. levels: fractions 0..1 that hold since the collector's previous read; the sampler adds
+    level x elapsed seconds to the counter of that name, and the elapsed time to `observed_seconds` where the
+    table has it. info: text columns.
+    """
+
+    table: str
+    key: tuple[str, ...]
+    values: dict[str, float | None]
+    info: dict[str, str] = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)
+
+
+class Collector(Protocol):
+    """One source of signals.
+
+    name: as in the `collector` table. interval: seconds between reads. deadline: seconds after which a read
+    counts as stuck. tables: the tables it fills. reason: why it yields nothing here, "" while it does.
+    remedy: the exact thing to do about that reason, "" where nothing can be done.
+    """
+
+    name: str
+    interval: float
+    deadline: float
+    tables: tuple[str, ...]
+    reason: str
+    remedy: str
+
+    def read(self, roots: Roots, now: float) -> Iterable[Row]:
+        """Rows as of now (seconds since the epoch). Raises OSError or ValueError on broken input."""
+        ...
+
+
+#: Factories by name, in the order of registration.
+COLLECTORS: dict[str, Callable[[], Collector]] = {}
+
+_C = TypeVar("_C", bound=Callable[[], Collector])
+
+
+def register(factory: _C) -> _C:
+    """Adds a collector class to the agent's list; use as a decorator on it."""
+    name: str = getattr(factory, "name")  # noqa: B009
+    if name in COLLECTORS:
+        raise ValueError(f"two collectors are called {name}")
+    COLLECTORS[name] = factory
+    return factory
+
+
+#: Modules of this folder that are not sources.
+_PLUMBING = frozenset(
+    {"agent", "catalog", "exposition", "http", "names", "otlp", "registry", "sampler", "spool"}
+)
+
+
+def load() -> Mapping[str, Callable[[], Collector]]:
+    """Imports every source module of this folder, so that each registers itself."""
+    for module in sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)])):
+        if module not in _PLUMBING and not module.startswith("_"):
+            import_module(f"wellfed.collectors.{module}")
+    return COLLECTORS
