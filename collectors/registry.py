@@ -80,7 +80,7 @@ def register(factory: _C) -> _C:
 
 #: Modules of this folder that are not sources.
 _PLUMBING = frozenset(
-    {"agent", "catalog", "exposition", "http", "names", "otlp", "registry", "sampler", "spool"}
+    {"agent", "catalog", "columns", "exposition", "http", "names", "otlp", "registry", "sampler", "spool"}
 )
 
 
