@@ -19,7 +19,7 @@ import h11
 
 from wellfed.errors import UserError
 
-__all__ = ["Endpoint", "Request", "Response", "parse_address"]
+__all__ = ["Endpoint", "Request", "Response", "listen", "parse_address"]
 
 log = logging.getLogger("wellfed.http")
 
@@ -68,7 +68,7 @@ class Endpoint:
 
     def __init__(self, address: str, routes: Mapping[str, Handler]) -> None:
         self._routes = dict(routes)
-        self._socket = _listen(*parse_address(address))
+        self._socket = listen(*parse_address(address))
         self.port: int = self._socket.getsockname()[1]
         self._open: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -196,7 +196,8 @@ def _compress(response: Response) -> Response:
     return Response(body, response.content_type, response.status, headers)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises UserError, naming the holder of a taken port where it can be seen."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=256)
