@@ -80,7 +80,20 @@ def register(factory: _C) -> _C:
 
 #: Modules of this folder that are not sources.
 _PLUMBING = frozenset(
-    {"agent", "catalog", "columns", "exposition", "http", "names", "otlp", "registry", "sampler", "spool"}
+    {
+        "agent",
+        "catalog",
+        "columns",
+        "doctor",
+        "exposition",
+        "files",
+        "http",
+        "names",
+        "otlp",
+        "registry",
+        "sampler",
+        "spool",
+    }
 )
 
 
