@@ -51,12 +51,17 @@ class Collector(Protocol):
     remedy: the exact thing to do about that reason, "" where nothing can be done.
     """
 
-    name: str
-    interval: float
-    deadline: float
-    tables: tuple[str, ...]
     reason: str
     remedy: str
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def interval(self) -> float: ...
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def tables(self) -> tuple[str, ...]: ...
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """Rows as of now (seconds since the epoch). Raises OSError or ValueError on broken input."""
