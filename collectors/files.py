@@ -20,6 +20,8 @@ def read(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return _whole(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(descriptor)
 
@@ -52,10 +54,13 @@ class Held:
             except OSError as error:
                 self.forget(path)
                 if error.errno not in _STALE:
-                    raise
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._open[path] = descriptor
-        return os.pread(descriptor, 4096, 0)
+                    raise OSError(error.errno, error.strerror, path) from error
+        self._open[path] = descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(descriptor, 4096, 0)
+        except OSError as error:
+            self.forget(path)
+            raise OSError(error.errno, error.strerror, path) from error
 
     def forget(self, path: str) -> None:
         """Closes one file."""
