@@ -68,7 +68,7 @@ class Collector(Protocol):
         ...
 
 
-#: Factories by name, in the order of registration.
+#: Factories by name.
 COLLECTORS: dict[str, Callable[[], Collector]] = {}
 
 _C = TypeVar("_C", bound=Callable[[], Collector])
@@ -107,4 +107,4 @@ def load() -> Mapping[str, Callable[[], Collector]]:
     for module in sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)])):
         if module not in _PLUMBING and not module.startswith("_"):
             import_module(f"wellfed.collectors.{module}")
-    return COLLECTORS
+    return dict(sorted(COLLECTORS.items()))

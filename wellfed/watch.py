@@ -81,15 +81,18 @@ class _Recorder:
         self.explicit = False
         self._pending: deque[tuple[str, _Event, _Event]] = deque()
         self._pool: list[_Event] = []
-        self._sender: threading.Thread | None = None
+        self._socket: socket.socket | None = None
         self._pid = 0
 
     def start(self) -> None:
         """Starts the sender once a process; a forked child starts its own."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._sender = threading.Thread(target=self._send_forever, name="wellfed-watch", daemon=True)
-            self._sender.start()
+            with contextlib.suppress(Exception):
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                self._socket.setblocking(False)
+                atexit.register(self.send)
+                threading.Thread(target=self._send_forever, name="wellfed-watch", daemon=True).start()
 
     def end_step(self, now: float, samples: int, tokens: int) -> None:
         self.steps += 1
@@ -141,19 +144,18 @@ class _Recorder:
 
     def _send_forever(self) -> None:
         wake = threading.Event()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)
-            atexit.register(self._send, sender)
-            while True:
-                wake.wait(INTERVAL)
-                self._send(sender)
+        while True:
+            wake.wait(INTERVAL)
+            self.send()
 
-    def _send(self, sender: socket.socket) -> None:
+    def send(self) -> None:
+        """One datagram to the first agent found; nothing when there is none."""
         with contextlib.suppress(Exception):
             payload = json.dumps({**_identity(), **self.totals()}).encode()
             for path in socket_paths():
                 with contextlib.suppress(OSError):
-                    sender.sendto(payload, path)
+                    assert self._socket is not None
+                    self._socket.sendto(payload, path)
                     return
 
 
