@@ -13,36 +13,52 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from wellfed import __version__
 from wellfed.collectors import registry
+from wellfed.collectors.destination import destination, resource
 from wellfed.collectors.exposition import OPENMETRICS, TEXT, number, render
 from wellfed.collectors.http import Endpoint, Request, Response
 from wellfed.collectors.registry import Collector, Roots
 from wellfed.collectors.sampler import Sampler
+from wellfed.collectors.spool import Spool
 from wellfed.errors import UserError
 
-__all__ = ["agent", "choose", "host_name", "metrics", "roots_of"]
+if TYPE_CHECKING:
+    # Protobuf costs 15 MiB; an agent that only serves /metrics does without.
+    from wellfed.collectors.publisher import Publisher
+
+__all__ = ["agent", "choose", "host_name", "metrics", "otlp", "roots_of"]
 
 
 def agent(options: Mapping[str, object]) -> int:
     """Runs until SIGTERM or SIGINT, or once with --once. Returns the exit status."""
-    sampler = Sampler(choose(options.get("collectors")), roots_of(options))
+    collectors = choose(options.get("collectors"))
+    roots = roots_of(options)
     if options.get("once"):
+        sampler = Sampler(collectors, roots)
         sys.stdout.buffer.write(render(sampler.read_once().rows, extra=_build_info(openmetrics=False)))
         sys.stdout.flush()
         sampler.stop(timeout=0)
         return 0
-    endpoint = metrics(sampler, str(options["metrics_address"]))
+    publisher = otlp(options)
+    sampler = Sampler(collectors, roots, on_window=publisher.publish if publisher else None)
+    endpoint = metrics(sampler, str(options["metrics_address"]), publisher)
     stop = threading.Event()
     for number_ in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number_, lambda *_: stop.set())
     sampler.start()
     endpoint.start()
+    if publisher:
+        publisher.start()
+        print(f"wellfed agent: OTLP to {publisher.url}", file=sys.stderr)
     print(f"wellfed agent: http://{options['metrics_address']}/metrics", file=sys.stderr, flush=True)
     stop.wait()
     endpoint.close()
     sampler.stop()
+    if publisher:
+        publisher.close()
     return 0
 
 
@@ -70,13 +86,14 @@ def host_name(options: Mapping[str, object]) -> str:
     return str(options.get("host") or socket.gethostname())
 
 
-def metrics(sampler: Sampler, address: str) -> Endpoint:
+def metrics(sampler: Sampler, address: str, publisher: Publisher | None = None) -> Endpoint:
     """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages."""
 
     def scrape(request: Request) -> Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
         window = sampler.snapshot(time.time())
-        body = render(window.rows, openmetrics, _build_info(openmetrics))
+        extra = _build_info(openmetrics) + (publisher.lines(openmetrics) if publisher else [])
+        body = render(window.rows, openmetrics, extra)
         return Response(body, OPENMETRICS if openmetrics else TEXT)
 
     def ready(_: Request) -> Response:
@@ -92,6 +109,22 @@ def metrics(sampler: Sampler, address: str) -> Endpoint:
             "/-/ready": ready,
         },
     )
+
+
+def otlp(options: Mapping[str, object]) -> Publisher | None:
+    """What sends windows by OTLP, or None without an endpoint. Raises UserError."""
+    endpoint = options.get("otlp_endpoint")
+    to = destination(str(endpoint) if endpoint else None, os.environ)
+    if to is None:
+        return None
+    from wellfed.collectors.publisher import Publisher
+
+    size, age = options["spool_bytes"], options["spool_hours"]
+    assert isinstance(size, int)
+    assert isinstance(age, float)
+    folder = options.get("spool")
+    spool = Spool(str(folder) if folder else None, size, age * 3600)
+    return Publisher(to, spool, resource(host_name(options), __version__, os.environ))
 
 
 def _build_info(openmetrics: bool) -> list[str]:

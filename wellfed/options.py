@@ -120,6 +120,16 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
     Option("collectors", "collectors to run, separated by commas (default: all)", metavar="NAMES"),
     Option("once", "read everything once, print the exposition and exit", _boolean, False),
+    Option("otlp_endpoint", "send windows by OTLP to this address, http://host:4318", metavar="URL"),
+    Option("spool", "folder for windows that were not acknowledged (default: memory only)", metavar="DIR"),
+    Option(
+        "spool_bytes",
+        "size of the spool above which the oldest windows are dropped",
+        parse_size,
+        10**9,
+        "SIZE",
+    ),
+    Option("spool_hours", "age above which spooled windows are dropped", _positive, 48.0, "HOURS"),
     Option("retention_days", "age after which history is removed", _positive, 30.0, "DAYS"),
     Option(
         "retention_bytes", "size above which the oldest history is removed", parse_size, 20 * 10**9, "SIZE"
