@@ -23,6 +23,7 @@ from wellfed.collectors.http import Endpoint, Request, Response
 from wellfed.collectors.registry import Collector, Roots
 from wellfed.collectors.sampler import Sampler
 from wellfed.collectors.spool import Spool
+from wellfed.collectors.web import Web
 from wellfed.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def agent(options: Mapping[str, object]) -> int:
         return 0
     publisher = otlp(options)
     sampler = Sampler(collectors, roots, on_window=publisher.publish if publisher else None)
-    endpoint = metrics(sampler, str(options["metrics_address"]), publisher)
+    endpoint = metrics(sampler, options, publisher)
     stop = threading.Event()
     for number_ in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number_, lambda *_: stop.set())
@@ -86,7 +87,7 @@ def host_name(options: Mapping[str, object]) -> str:
     return str(options.get("host") or socket.gethostname())
 
 
-def metrics(sampler: Sampler, address: str, publisher: Publisher | None = None) -> Endpoint:
+def metrics(sampler: Sampler, options: Mapping[str, object], publisher: Publisher | None = None) -> Endpoint:
     """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages."""
 
     def scrape(request: Request) -> Response:
@@ -100,14 +101,16 @@ def metrics(sampler: Sampler, address: str, publisher: Publisher | None = None) 
         done = all(slot.read_at for slot in sampler.slots)
         return Response(b"ready\n") if done else Response(b"first reads under way\n", status=503)
 
+    web = options.get("web_config")
     return Endpoint(
-        address,
+        str(options["metrics_address"]),
         {
             "/": lambda _: Response(b'<a href="/metrics">metrics</a>\n', "text/html; charset=utf-8"),
             "/metrics": scrape,
             "/-/healthy": lambda _: Response(b"healthy\n"),
             "/-/ready": ready,
         },
+        Web(str(web)) if web else None,
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import h11
 
+from wellfed.collectors.web import Web
 from wellfed.errors import UserError
 
 __all__ = ["Endpoint", "Request", "Response", "listen", "parse_address"]
@@ -66,8 +67,9 @@ class Endpoint:
     Raises UserError when the address is taken, naming the process that holds it where that can be seen.
     """
 
-    def __init__(self, address: str, routes: Mapping[str, Handler]) -> None:
+    def __init__(self, address: str, routes: Mapping[str, Handler], web: Web | None = None) -> None:
         self._routes = dict(routes)
+        self._web = web
         self._socket = listen(*parse_address(address))
         self.port: int = self._socket.getsockname()[1]
         self._open: set[asyncio.StreamWriter] = set()
@@ -90,7 +92,14 @@ class Endpoint:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._client, sock=self._socket, limit=MAX_HEADER_BYTES)
+        tls = self._web.context if self._web else None
+        server = await asyncio.start_server(
+            self._client,
+            sock=self._socket,
+            limit=MAX_HEADER_BYTES,
+            ssl=tls,
+            ssl_handshake_timeout=REQUEST_TIMEOUT if tls else None,
+        )
         await self._closing.wait()
         server.close()
         for writer in list(self._open):
@@ -122,11 +131,21 @@ class Endpoint:
                 return
             if request is None:
                 return
-            await self._send(connection, writer, self._answer(request))
+            await self._send(connection, writer, await self._guarded(request))
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                 return
             connection.start_next_cycle()
             timeout = IDLE_TIMEOUT
+
+    async def _guarded(self, request: h11.Request) -> Response:
+        if self._web is not None:
+            self._web.refresh()
+            said = next((v.decode("latin-1") for k, v in request.headers if k == b"authorization"), "")
+            # bcrypt is slow on purpose: off the loop, so that nobody else waits for it.
+            if not await asyncio.to_thread(self._web.admits, said):
+                headers = {"WWW-Authenticate": 'Basic realm="wellfed"'}
+                return Response(b"unauthorized\n", status=401, headers=headers)
+        return self._answer(request)
 
     def _answer(self, request: h11.Request) -> Response:
         if request.method != b"GET":
@@ -155,6 +174,7 @@ class Endpoint:
             ("Content-Length", str(len(response.body))),
             ("X-Content-Type-Options", "nosniff"),
             *response.headers.items(),
+            *(self._web.headers.items() if self._web else ()),
         ]
         parts = [
             connection.send(h11.Response(status_code=response.status, headers=headers)),

@@ -72,7 +72,16 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "agent",
             "sample this machine and serve /metrics for Prometheus",
-            ("metrics_address", *_NODE, "otlp_endpoint", "spool", "spool_bytes", "spool_hours", "once"),
+            (
+                "metrics_address",
+                "web_config",
+                *_NODE,
+                "otlp_endpoint",
+                "spool",
+                "spool_bytes",
+                "spool_hours",
+                "once",
+            ),
             "wellfed.collectors.agent:agent",
             "wellfed agent --once",
         ),

@@ -114,6 +114,7 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("config", "configuration file (TOML)", metavar="FILE"),
     Option("address", "where the dashboard listens", default="127.0.0.1:8050", metavar="HOST:PORT"),
     Option("metrics_address", "where /metrics listens", default="127.0.0.1:9812", metavar="HOST:PORT"),
+    Option("web_config", "TLS and basic auth of /metrics, an exporter-toolkit web.yml", metavar="FILE"),
     Option("data", "store, or a folder of <table>.parquet files (default: the local store)", metavar="DIR"),
     Option("host", "name of this machine in every row (default: its hostname)", metavar="NAME"),
     Option("procfs", "where procfs is mounted", default="/proc", metavar="DIR"),

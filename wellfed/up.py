@@ -42,7 +42,7 @@ def up(options: Mapping[str, object]) -> int:
             roots_of(options),
             on_window=lambda window: store.append(frames(window, host)),
         )
-        endpoint = metrics(sampler, str(options["metrics_address"]))
+        endpoint = metrics(sampler, options)
         stack.callback(endpoint.close)
         stack.callback(sampler.stop)
         sampler.start()
