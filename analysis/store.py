@@ -74,6 +74,11 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
+    @property
+    def version(self) -> int:
+        """Grows with every append of this process; a reader's grows with time."""
+        return self._last if self._lock is not None else time.time_ns() // 5_000_000_000
+
     def append(self, frames: Mapping[str, pl.DataFrame]) -> None:
         """Adds rows. They are on disk when it returns. frames: table name -> rows in its schema.
 

@@ -211,13 +211,15 @@ class Sampler:
             slot.tick(self.roots, tick, time.monotonic())
 
     def _cut(self, on_window: Callable[[Window], None]) -> None:
+        # The first cut comes at the next whole second: with it the first full window is a rate already.
+        length = min(1.0, self.window)
         last = 0.0
         while True:
             now = time.time()
-            end = next_tick(now - GRACE, self.window, last)
+            end = next_tick(now - GRACE, length, last)
             if self._stop.wait(end + GRACE - now):
                 return
-            last = end
+            last, length = end, self.window
             try:
                 on_window(self.snapshot(end))
             except Exception:

@@ -24,7 +24,7 @@ from wellfed.dashboard.parts import Component, card, shell
 __all__ = ["create_app", "page"]
 
 #: Milliseconds between live updates; a window is ten seconds.
-INTERVAL = 5_000
+INTERVAL = 2_500
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -85,7 +84,7 @@ class StoreSource:
 
     def answer(self, wanted: Range) -> Answer:
         """The answer for a range."""
-        key = (wanted.text, int(time.time() // 10) if wanted.live else 0)
+        key = (wanted.text, self._store.version if wanted.live else 0)
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:

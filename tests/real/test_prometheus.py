@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import Programs, fetch, free_port, until
+from programs import Programs, fetch, free_port, until
 
 pytestmark = pytest.mark.real
 
