@@ -89,7 +89,9 @@ def panes(stamps: Array, rows: Sequence[Pane], ribbon: Sequence[str | None] | No
             traces.append(
                 {
                     "type": "scatter",
-                    "mode": "lines",
+                    # A single window is a point; a line needs two.
+                    "mode": "lines+markers" if stamps.size < 30 else "lines",
+                    "marker": {"size": 4},
                     "x": x,
                     "y": packed(line.y.astype(np.float64)),
                     "yaxis": axis,
