@@ -1,0 +1,226 @@
+"""Reads a store while a writer appends, seals and expires: every hour is one consistent view, never an error.
+
+Source: the files of wellfed.analysis.segments; needs read permission on them, takes no lock. An hour's view
+is its sealed file, opened, plus the hot files that this sealed file does not hold yet. Files are opened when
+the query runs, not when it is written, at most 64 at a time. Where a key and `ts` occur twice, the row
+appended last wins. A damaged file is reported and left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, BinaryIO
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from wellfed.analysis.schema import conform, keys, schema
+from wellfed.analysis.segments import DAMAGE, Hot, Layout, hour_name, hour_start, intact, read_hot, through
+from wellfed.collectors.catalog import Table
+from wellfed.errors import UserError
+
+__all__ = ["Report", "View", "merge", "open_hour", "scan"]
+
+#: Called with one line: path below the store and what is wrong with the file.
+Report = Callable[[str], None]
+
+#: Sealed files read by one query of the engine: enough to keep the cores busy, few enough to fit in memory.
+_GROUP_FILES = 64
+_GROUP_BYTES = 32 << 20
+_HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One hour of one table. hot: the rows of its hot files, in the order of their append."""
+
+    hour: str
+    sealed: BinaryIO | None
+    hot: list[pl.DataFrame]
+
+    def close(self) -> None:
+        """Closes the sealed file; a query that is still reading it has its own descriptor."""
+        if self.sealed is not None:
+            self.sealed.close()
+
+
+def scan(
+    layout: Layout, table: Table, start: datetime | None, end: datetime | None, report: Report
+) -> pl.LazyFrame:
+    """Rows of the table with ts in (start, end]; None = unbounded. Row order is not defined."""
+    inside = [pl.col("ts") > start] if start else []
+    inside += [pl.col("ts") <= end] if end else []
+
+    def source(
+        columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        def run(frame: pl.LazyFrame) -> pl.DataFrame:
+            frame = frame.filter(inside) if inside else frame
+            frame = frame if predicate is None else frame.filter(predicate)
+            frame = frame if columns is None else frame.select(columns)
+            return (frame if n_rows is None else frame.head(n_rows)).collect(engine="streaming")
+
+        left = n_rows
+        for group in _groups(layout, table, start, end, report):
+            try:
+                for frame in _run_group(layout, table, group, run, report):
+                    yield frame if left is None else frame.head(left)
+                    left = None if left is None else max(0, left - frame.height)
+            finally:
+                for view in group:
+                    view.close()
+            if left == 0:
+                return
+
+    return register_io_source(source, schema=schema(table), is_pure=True)
+
+
+def open_hour(
+    layout: Layout,
+    table: Table,
+    hour: str,
+    report: Report,
+    within: tuple[int, int] = (0, _HOUR_MS),
+    damaged: Callable[[str], None] = lambda path: None,
+) -> View:
+    """The hour as it is now; close it after use.
+
+    within: only hot files that may hold a `ts` in these milliseconds of the hour. damaged: called with the
+    path of each file that report hears about.
+    """
+    while True:
+        # Hot files are listed before the sealed file is opened: what a sealing writer removes from the one
+        # is then in the other. A listed file that is gone when opened has been sealed meanwhile: look again.
+        names = layout.hot_files(table.name, hour)
+        path = layout.sealed(table.name, hour)
+        sealed = _open(path)
+        try:
+            done = -1
+            if sealed is not None and names:
+                try:
+                    done = through(sealed)
+                except (*DAMAGE, ValueError) as error:
+                    report(_line(layout, path, error))
+                    damaged(path)
+                    sealed.close()
+                    sealed = None
+            wanted = [n for n in names if n.seq > done and n.last >= within[0] and n.first <= within[1]]
+            frames = [_read_hot(layout, table, hour, name, report, damaged) for name in wanted]
+        except FileNotFoundError:
+            if sealed is not None:
+                sealed.close()
+            continue
+        return View(hour, sealed, [frame for frame in frames if frame is not None])
+
+
+def merge(table: Table, view: View) -> pl.LazyFrame:
+    """All rows of the hour, each key and ts once. Raises UserError or DAMAGE on a bad sealed file."""
+    frames = [frame.lazy() for frame in view.hot]
+    if view.sealed is not None:
+        view.sealed.seek(0)
+        frames.insert(0, conform(pl.scan_parquet(view.sealed), table, f"{table.name}/{view.hour}.parquet"))
+    if not frames:
+        return schema(table).to_frame().lazy()
+    rows = pl.concat(frames)
+    # A sealed file alone is unique already.
+    return rows.unique(keys(table), keep="last", maintain_order=True) if view.hot else rows
+
+
+def _open(path: str) -> BinaryIO | None:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return None
+
+
+def _read_hot(
+    layout: Layout, table: Table, hour: str, name: Hot, report: Report, damaged: Callable[[str], None]
+) -> pl.DataFrame | None:
+    path = os.path.join(layout.hot(table.name, hour), str(name))
+    try:
+        return read_hot(path, name, table)
+    except FileNotFoundError:
+        raise
+    except (*DAMAGE, UserError) as error:
+        report(_line(layout, path, error))
+        damaged(path)
+        return None
+
+
+def _groups(
+    layout: Layout, table: Table, start: datetime | None, end: datetime | None, report: Report
+) -> Iterator[list[View]]:
+    """The hours that may hold ts in (start, end], oldest first, in portions for one query each."""
+    first = hour_name(start) if start else ""
+    last = hour_name(end) if end else "~"
+    group: list[View] = []
+    size = 0
+    for hour in layout.hours(table.name):
+        if not first <= hour <= last:
+            continue
+        view = open_hour(layout, table, hour, report, _within(hour, start, end))
+        group.append(view)
+        size += os.fstat(view.sealed.fileno()).st_size if view.sealed else 0
+        size += sum(int(frame.estimated_size()) for frame in view.hot)
+        if size >= _GROUP_BYTES or len(group) >= _GROUP_FILES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _within(hour: str, start: datetime | None, end: datetime | None) -> tuple[int, int]:
+    since = hour_start(hour)
+    first = int((start - since).total_seconds() * 1000) if start else 0
+    last = int((end - since).total_seconds() * 1000) if end else _HOUR_MS
+    return first, last
+
+
+def _run_group(
+    layout: Layout,
+    table: Table,
+    group: list[View],
+    run: Callable[[pl.LazyFrame], pl.DataFrame],
+    report: Report,
+) -> Iterator[pl.DataFrame]:
+    """One query over all hours of the group; hour by hour when a file of it turns out to be unreadable."""
+    files: list[IO[bytes]] = [view.sealed for view in group if view.sealed is not None and not view.hot]
+    try:
+        frames = [merge(table, view) for view in group if view.hot]
+        if files:
+            # One scan over many files costs half of as many scans; it also adds and drops columns.
+            sealed = pl.scan_parquet(
+                files, schema=schema(table), missing_columns="insert", extra_columns="ignore"
+            )
+            frames.insert(0, sealed)
+        whole = run(pl.concat(frames)) if frames else None
+    except (*DAMAGE, UserError):
+        yield from (_run_hour(layout, table, view, run, report) for view in group)
+        return
+    if whole is not None:
+        yield whole
+
+
+def _run_hour(
+    layout: Layout,
+    table: Table,
+    view: View,
+    run: Callable[[pl.LazyFrame], pl.DataFrame],
+    report: Report,
+) -> pl.DataFrame:
+    try:
+        return run(merge(table, view))
+    except (*DAMAGE, UserError) as error:
+        # An intact file of the right shape means that the query itself is wrong: its author must hear of it.
+        if view.sealed is None or (intact(view.sealed) and not isinstance(error, UserError)):
+            raise
+        report(_line(layout, layout.sealed(table.name, view.hour), error))
+        return run(merge(table, View(view.hour, None, view.hot)))
+
+
+def _line(layout: Layout, path: str, error: BaseException) -> str:
+    text = str(error).splitlines()
+    return f"{layout.relative(path)} is damaged and left out: {text[0] if text else type(error).__name__}"

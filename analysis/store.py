@@ -1,0 +1,302 @@
+"""The hub's tables on disk: hot files at every append, one sealed Parquet file per table and hour later.
+
+One writer (the lock says who), any number of readers that never wait for it and never see an error while it
+appends, seals and expires. What append() returned from survives kill -9 and power loss, and is read exactly
+once. The sealed files are plain Parquet: DuckDB, pandas or anything else may read DIR/<table>/*.parquet at
+any time. Files: wellfed.analysis.segments.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+
+import polars as pl
+
+from wellfed.analysis.schema import conform, schema
+from wellfed.analysis.seal import expire, finish, quarantine, seal_hour
+from wellfed.analysis.segments import DAMAGE, FORMAT, Hot, Layout, encode_hot, hour_name, place, through
+from wellfed.analysis.snapshot import scan
+from wellfed.analysis.upkeep import Damage, export, inspect
+from wellfed.collectors.catalog import TABLES, Table
+from wellfed.errors import UserError
+
+__all__ = ["Store", "is_store"]
+
+_LOG = logging.getLogger(__name__)
+
+#: How long after its end an hour is sealed: most rows that come late have come by then.
+SETTLE = timedelta(minutes=2)
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether the folder holds a store."""
+    return os.path.isfile(Layout(os.fspath(path)).marker)
+
+
+class Store:
+    """A store folder, opened for writing (made where there is none) or, with readonly, only to read.
+
+    Methods may be called from several threads; seal() does not hold up append(). Raises UserError when the
+    folder is not a store, is one of a later format, or another process writes to it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
+        self._layout = Layout(os.path.abspath(path))
+        self._appending = threading.Lock()
+        self._aging = threading.Lock()
+        self._problems: dict[str, None] = {}
+        self._seq = 0
+        self._floors: dict[tuple[str, str], int] = {}
+        self._lock: int | None = None
+        if readonly:
+            _check_marker(self._layout)
+            return
+        try:
+            self._lock = _take(self._layout)
+            self._recover()
+        except OSError as error:
+            self.close()
+            raise UserError(
+                f"cannot open the store {self.path}: {error.strerror}: {error.filename}"
+            ) from error
+
+    @property
+    def path(self) -> str:
+        """The store's folder."""
+        return self._layout.root
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for each damaged file met so far, in the order they were met."""
+        return list(self._problems)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another process write. Scans go on working."""
+        with self._aging, self._appending:
+            if self._lock is not None:
+                os.ftruncate(self._lock, 0)
+                os.close(self._lock)
+                self._lock = None
+
+    def append(self, frames: Mapping[str, pl.DataFrame]) -> None:
+        """Stores rows by table, on disk when it returns; all of them or, on an error, none.
+
+        A row with the key and ts of an earlier one replaces it. Raises UserError for an unknown table, wrong
+        columns or rows without a usable ts, OSError when the disk is full or fails.
+        """
+        parts = [part for name, frame in frames.items() for part in _by_hour(name, frame)]
+        encoded = [(table, hour, *encode_hot(rows, hour)) for table, hour, rows in parts]
+        with self._appending:
+            self._must_write()
+            files: dict[str, bytes | memoryview] = {}
+            for table, hour, data, first, last in encoded:
+                name = Hot.of(self._next_seq(table, hour), first, last, data)
+                files[os.path.join(self._layout.hot(table.name, hour), str(name))] = data
+            place(files, self._layout.tmp)
+
+    def scan(self, table: str, start: datetime | None = None, end: datetime | None = None) -> pl.LazyFrame:
+        """Rows of a table with ts in (start, end], in the columns of today's catalog, in no defined order.
+
+        The files are looked up when the frame is collected. Best with engine="streaming". Raises UserError
+        for an unknown table, ValueError for a time without time zone.
+        """
+        return scan(self._layout, _table(table), _utc(start), _utc(end), self._report)
+
+    def seal(self, before: datetime | None = None) -> int:
+        """Merges the hot files of every hour that ended by `before` (default: two minutes ago).
+
+        Rows that came late for a sealed hour are merged into its file. Returns the number of files written.
+        Raises OSError when the disk is full; the hour at hand then stays as it was.
+        """
+        limit = hour_name(_utc(before) or datetime.now(UTC) - SETTLE)
+        written = 0
+        with self._aging:
+            self._must_write()
+            for table in TABLES.values():
+                for hour in self._layout.hot_hours(table.name):
+                    if hour < limit:
+                        written += seal_hour(self._layout, table, hour, self._appending, self._report)
+        return written
+
+    def retain(
+        self, max_age: timedelta | None = None, max_bytes: int | None = None, now: datetime | None = None
+    ) -> list[str]:
+        """Removes the oldest sealed hours, all tables of an hour together; returns their names.
+
+        An hour goes when it ended more than max_age before now, or while the store holds more than max_bytes
+        (quarantine not counted). Hot files and the hour of now stay.
+        """
+        with self._aging:
+            self._must_write()
+            moment = _utc(now) or datetime.now(UTC)
+            return expire(self._layout, max_age, max_bytes, moment, self._appending)
+
+    def check(self) -> list[str]:
+        """Reads every byte of every file; one line for each that is damaged or does not belong here."""
+        return [damage.text for damage in inspect(self._layout)]
+
+    def repair(self) -> list[str]:
+        """Moves what check() finds to DIR/quarantine; one line for each file moved. Raises OSError."""
+        with self._aging, self._appending:
+            self._must_write()
+            return [self._set_aside(damage) for damage in inspect(self._layout)]
+
+    def export(
+        self,
+        dest: str | os.PathLike[str],
+        tables: Collection[str] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> dict[str, int]:
+        """Writes dest/<table>.parquet with the rows in (start, end]; returns table -> rows.
+
+        tables: default, those that hold any file. Raises UserError before it writes when a target exists.
+        """
+        if tables is None:
+            tables = [name for name in TABLES if self._layout.hours(name)]
+        return export({name: self.scan(name, start, end) for name in tables}, os.fspath(dest))
+
+    def _report(self, line: str) -> None:
+        if line not in self._problems:
+            self._problems[line] = None
+            _LOG.warning("%s", line)
+
+    def _must_write(self) -> None:
+        if self._lock is None:
+            raise ValueError(f"the store {self.path} is not open for writing")
+
+    def _next_seq(self, table: Table, hour: str) -> int:
+        """Above all numbers of this process and of the hour, also when the clock was set back."""
+        if (table.name, hour) not in self._floors:
+            self._floors[table.name, hour] = _last_seq(self._layout, table, hour)
+        self._seq = max(time.time_ns(), self._seq + 1, self._floors[table.name, hour] + 1)
+        return self._seq
+
+    def _recover(self) -> None:
+        """Undoes what a killed writer left: files half written, hot files already sealed."""
+        os.makedirs(self._layout.tmp, exist_ok=True)
+        for name in os.listdir(self._layout.tmp):
+            os.unlink(os.path.join(self._layout.tmp, name))
+        for table in TABLES.values():
+            for hour in self._layout.hot_hours(table.name):
+                finish(self._layout, table, hour, self._appending)
+
+    def _set_aside(self, damage: Damage) -> str:
+        target = quarantine(self._layout, damage.path)
+        return f"{damage.text}; moved to {self._layout.relative(target)}"
+
+
+def _by_hour(name: str, frame: pl.DataFrame) -> list[tuple[Table, str, pl.DataFrame]]:
+    """The rows in today's columns, split by the hour of their ts."""
+    table = _table(name)
+    if frame.schema != schema(table):
+        frame = conform(frame.lazy(), table, "append").collect()
+    if frame.is_empty():
+        return []
+    ts = frame["ts"]
+    if ts.has_nulls() or not ts.is_between(_EARLIEST, _LATEST).all():
+        raise UserError(f"append: table {name} has rows without a ts between {_EARLIEST:%Y} and {_LATEST:%Y}")
+    hours = ts.dt.truncate("1h")
+    if hours.n_unique() == 1:
+        return [(table, hour_name(hours[0]), frame)]
+    parts = frame.with_columns(hours.alias("hour")).partition_by("hour", as_dict=True, include_key=False)
+    return [(table, hour_name(hour), rows) for (hour,), rows in parts.items()]
+
+
+def _table(name: str) -> Table:
+    try:
+        return TABLES[name]
+    except KeyError:
+        raise UserError(f"there is no table {name}; the tables are {', '.join(TABLES)}") from None
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    if moment is not None and moment.tzinfo is None:
+        raise ValueError(f"{moment} carries no time zone")
+    return moment.astimezone(UTC) if moment is not None else None
+
+
+def _last_seq(layout: Layout, table: Table, hour: str) -> int:
+    names = layout.hot_files(table.name, hour)
+    last = names[-1].seq if names else -1
+    try:
+        with open(layout.sealed(table.name, hour), "rb") as file:
+            return max(last, through(file))
+    except (*DAMAGE, ValueError):
+        return last
+
+
+def _check_marker(layout: Layout) -> None:
+    """Raises UserError unless this version can read the folder."""
+    if not os.path.isdir(layout.root):
+        kind = "is not a folder" if os.path.exists(layout.root) else "does not exist"
+        raise UserError(f"{layout.root} {kind}")
+    try:
+        with open(layout.marker, encoding="utf-8") as file:
+            version = json.load(file)["format"]
+    except FileNotFoundError:
+        raise UserError(f"{layout.root} is not a Wellfed store: it has no wellfed-store.json") from None
+    except OSError as error:
+        raise UserError(f"cannot read {layout.marker}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f'{layout.marker} is damaged; it should read {{"format": {FORMAT}}}') from None
+    if version != FORMAT:
+        raise UserError(f"{layout.root} has store format {version}; this version of Wellfed reads {FORMAT}")
+
+
+def _take(layout: Layout) -> int:
+    """Makes the folder a store where it is new, locks it and returns the lock's descriptor."""
+    if os.path.exists(layout.marker) or (os.path.exists(layout.root) and not os.path.isdir(layout.root)):
+        _check_marker(layout)
+    os.makedirs(layout.root, exist_ok=True)
+    strangers = set(os.listdir(layout.root)) - {"lock", "tmp"}
+    if strangers and not os.path.exists(layout.marker):
+        raise UserError(f"{layout.root} is not a Wellfed store and not empty: it holds {min(strangers)}")
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Only the name of the command: its options may hold secrets, and the folder may be readable to all.
+        command = " ".join([os.path.basename(sys.argv[0]), *_words(sys.argv[1:])])
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {command}\n".encode(errors="replace"), 0)
+        if not os.path.exists(layout.marker):
+            os.makedirs(layout.tmp, exist_ok=True)
+            place({layout.marker: json.dumps({"format": FORMAT}).encode() + b"\n"}, layout.tmp)
+    except BlockingIOError:
+        pid, _, command = os.pread(descriptor, 4096, 0).decode(errors="replace").strip().partition(" ")
+        os.close(descriptor)
+        raise UserError(f"store {layout.root} is in use by pid {pid or '?'} ({command or '?'})") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _words(arguments: list[str]) -> list[str]:
+    """The leading words before the first option: `store repair`."""
+    words = []
+    for argument in arguments:
+        if argument.startswith("-"):
+            break
+        words.append(argument)
+    return words
