@@ -12,17 +12,8 @@ import threading
 from datetime import datetime, timedelta
 
 from wellfed.analysis.schema import keys
-from wellfed.analysis.segments import (
-    DAMAGE,
-    Layout,
-    encode_sealed,
-    hour_name,
-    hour_start,
-    intact,
-    place,
-    through,
-)
-from wellfed.analysis.snapshot import Report, View, merge, open_hour
+from wellfed.analysis.segments import DAMAGE, Layout, encode_sealed, hour_name, hour_start, place, through
+from wellfed.analysis.snapshot import Reader, Report, merge
 from wellfed.collectors.catalog import TABLES, Table
 
 __all__ = ["expire", "finish", "quarantine", "seal_hour"]
@@ -38,9 +29,17 @@ def seal_hour(layout: Layout, table: Table, hour: str, guard: threading.Lock, re
         names = layout.hot_files(table.name, hour)
     if not names:
         return False
+    damaged: list[str] = []
+
+    def note(path: str, why: str) -> None:
+        damaged.append(path)
+        report(path, why)
+
     # A file appended from here on may be merged already but stays hot: readers take its rows once.
-    view = _sound_view(layout, table, hour, report)
+    view = Reader(layout, note).view(table, hour)
     try:
+        for path in dict.fromkeys(damaged):
+            quarantine(layout, path)
         if view.hot:
             rows = merge(table, view).sort(keys(table)).collect(engine="streaming")
             place({layout.sealed(table.name, hour): encode_sealed(rows, names[-1].seq)}, layout.tmp)
@@ -48,21 +47,6 @@ def seal_hour(layout: Layout, table: Table, hour: str, guard: threading.Lock, re
         view.close()
     finish(layout, table, hour, guard)
     return bool(view.hot)
-
-
-def _sound_view(layout: Layout, table: Table, hour: str, report: Report) -> View:
-    """The hour without its damaged files, which are in quarantine afterwards."""
-    while True:
-        damaged: list[str] = []
-        view = open_hour(layout, table, hour, report, damaged=damaged.append)
-        if view.sealed is not None and not intact(view.sealed):
-            damaged.append(layout.sealed(table.name, hour))
-            report(f"{layout.relative(damaged[-1])} is damaged and left out: checksum mismatch")
-        if not damaged:
-            return view
-        view.close()
-        for path in damaged:
-            quarantine(layout, path)
 
 
 def finish(layout: Layout, table: Table, hour: str, guard: threading.Lock) -> None:
@@ -94,40 +78,32 @@ def quarantine(layout: Layout, path: str) -> str:
 
 
 def expire(
-    layout: Layout, max_age: timedelta | None, max_bytes: int | None, now: datetime, guard: threading.Lock
-) -> list[str]:
-    """Removes sealed hours, the oldest first and all tables of an hour together; returns their names.
+    layout: Layout, age: timedelta | None, size: int | None, now: datetime, guard: threading.Lock
+) -> int:
+    """Removes sealed hours, the oldest first and all tables of an hour together; returns how many files.
 
-    An hour goes when it ended more than max_age before now, or while sealed and hot files together exceed
-    max_bytes. Hot files stay, and so does the hour of now.
+    An hour goes when it ended more than `age` before now, or while sealed and hot files together exceed
+    `size` bytes. Hot files stay, and so does the hour of now.
     """
     sealed: dict[str, list[Table]] = {}
     total = 0
     for table in TABLES.values():
         for hour in layout.sealed_hours(table.name):
             sealed.setdefault(hour, []).append(table)
-            total += _size(layout.sealed(table.name, hour))
+            total += os.stat(layout.sealed(table.name, hour)).st_size
         for hour in layout.hot_hours(table.name):
-            total += sum(
-                _size(os.path.join(layout.hot(table.name, hour), str(name)))
-                for name in layout.hot_files(table.name, hour)
-            )
-    gone: list[str] = []
+            with os.scandir(layout.hot(table.name, hour)) as entries:
+                total += sum(entry.stat().st_size for entry in entries)
+    gone = 0
     for hour in sorted(sealed):
-        old = max_age is not None and hour_start(hour) + timedelta(hours=1) < now - max_age
-        if hour >= hour_name(now) or not (old or (max_bytes is not None and total > max_bytes)):
+        old = age is not None and hour_start(hour) + timedelta(hours=1) < now - age
+        if hour >= hour_name(now) or not (old or (size is not None and total > size)):
             continue
         for table in sealed[hour]:
             # Leftovers first: without the sealed file that names them they would count as rows again.
             finish(layout, table, hour, guard)
-            total -= _size(layout.sealed(table.name, hour))
-            os.unlink(layout.sealed(table.name, hour))
-        gone.append(hour)
+            path = layout.sealed(table.name, hour)
+            total -= os.stat(path).st_size
+            os.unlink(path)
+            gone += 1
     return gone
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0

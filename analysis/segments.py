@@ -15,6 +15,7 @@ leftovers. Both kinds carry a CRC-32 of their bytes, hot files in the name, seal
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import zlib
 from dataclasses import dataclass
@@ -213,9 +214,14 @@ def _crc_position(data: memoryview) -> int | None:
 
 def intact(file: BinaryIO) -> bool:
     """Whether a sealed file's bytes are those that were written; one without checksum must decode."""
-    file.seek(0)
-    data = memoryview(file.read())
-    if len(data) < 12 or bytes(data[-4:]) != b"PAR1":
+    if os.fstat(file.fileno()).st_size < 12:
+        return False
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+        return _intact(data)
+
+
+def _intact(data: memoryview) -> bool:
+    if bytes(data[-4:]) != b"PAR1":
         return False
     at = _crc_position(data)
     if at is not None:
@@ -234,7 +240,10 @@ def through(file: BinaryIO) -> int:
     Raises one of DAMAGE, or ValueError.
     """
     file.seek(0)
-    return int(pl.read_parquet_metadata(file).get(_THROUGH, "-1"))
+    seq = int(pl.read_parquet_metadata(file).get(_THROUGH, "-1"))
+    # Polars reads a file object from where it stands.
+    file.seek(0)
+    return seq
 
 
 def place(files: dict[str, bytes | memoryview], tmp: str) -> None:

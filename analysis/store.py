@@ -23,8 +23,18 @@ import polars as pl
 
 from wellfed.analysis.schema import conform, schema
 from wellfed.analysis.seal import expire, finish, quarantine, seal_hour
-from wellfed.analysis.segments import DAMAGE, FORMAT, Hot, Layout, encode_hot, hour_name, place, through
-from wellfed.analysis.snapshot import scan
+from wellfed.analysis.segments import (
+    DAMAGE,
+    FORMAT,
+    Hot,
+    Layout,
+    encode_hot,
+    hour_name,
+    hour_start,
+    place,
+    through,
+)
+from wellfed.analysis.snapshot import Reader
 from wellfed.analysis.upkeep import Damage, export, inspect
 from wellfed.collectors.catalog import TABLES, Table
 from wellfed.errors import UserError
@@ -34,7 +44,7 @@ __all__ = ["Store", "is_store"]
 _LOG = logging.getLogger(__name__)
 
 #: How long after its end an hour is sealed: most rows that come late have come by then.
-SETTLE = timedelta(minutes=2)
+SETTLE = timedelta(minutes=1)
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
@@ -57,6 +67,7 @@ class Store:
         self._appending = threading.Lock()
         self._aging = threading.Lock()
         self._problems: dict[str, None] = {}
+        self._reader = Reader(self._layout, self._report)
         self._seq = 0
         self._floors: dict[tuple[str, str], int] = {}
         self._lock: int | None = None
@@ -120,15 +131,20 @@ class Store:
         The files are looked up when the frame is collected. Best with engine="streaming". Raises UserError
         for an unknown table, ValueError for a time without time zone.
         """
-        return scan(self._layout, _table(table), _utc(start), _utc(end), self._report)
+        return self._reader.scan(_table(table), _utc(start), _utc(end))
 
-    def seal(self, before: datetime | None = None) -> int:
-        """Merges the hot files of every hour that ended by `before` (default: two minutes ago).
+    def bounds(self) -> tuple[datetime, datetime] | None:
+        """Start of the first hour and end of the last one held; None for an empty store."""
+        hours = sorted({hour for table in TABLES for hour in self._layout.hours(table)})
+        return (hour_start(hours[0]), hour_start(hours[-1]) + timedelta(hours=1)) if hours else None
+
+    def seal(self, now: datetime | None = None) -> int:
+        """Merges the hot files of every hour that ended a minute before now, or earlier.
 
         Rows that came late for a sealed hour are merged into its file. Returns the number of files written.
         Raises OSError when the disk is full; the hour at hand then stays as it was.
         """
-        limit = hour_name(_utc(before) or datetime.now(UTC) - SETTLE)
+        limit = hour_name((_utc(now) or datetime.now(UTC)) - SETTLE)
         written = 0
         with self._aging:
             self._must_write()
@@ -139,17 +155,17 @@ class Store:
         return written
 
     def retain(
-        self, max_age: timedelta | None = None, max_bytes: int | None = None, now: datetime | None = None
-    ) -> list[str]:
-        """Removes the oldest sealed hours, all tables of an hour together; returns their names.
+        self, age: timedelta | None = None, size: int | None = None, now: datetime | None = None
+    ) -> int:
+        """Removes the oldest sealed hours, all tables of an hour together; returns the number of files.
 
-        An hour goes when it ended more than max_age before now, or while the store holds more than max_bytes
-        (quarantine not counted). Hot files and the hour of now stay.
+        An hour goes when it ended more than `age` before now, or while the store holds more than `size`
+        bytes (quarantine not counted). Hot files and the hour of now stay.
         """
         with self._aging:
             self._must_write()
             moment = _utc(now) or datetime.now(UTC)
-            return expire(self._layout, max_age, max_bytes, moment, self._appending)
+            return expire(self._layout, age, size, moment, self._appending)
 
     def check(self) -> list[str]:
         """Reads every byte of every file; one line for each that is damaged or does not belong here."""
@@ -168,7 +184,7 @@ class Store:
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> dict[str, int]:
-        """Writes dest/<table>.parquet with the rows in (start, end]; returns table -> rows.
+        """Writes dest/<table>.parquet with the rows in (start, end]; returns path -> rows.
 
         tables: default, those that hold any file. Raises UserError before it writes when a target exists.
         """
@@ -176,7 +192,8 @@ class Store:
             tables = [name for name in TABLES if self._layout.hours(name)]
         return export({name: self.scan(name, start, end) for name in tables}, os.fspath(dest))
 
-    def _report(self, line: str) -> None:
+    def _report(self, path: str, why: str) -> None:
+        line = f"{path} is damaged and left out: {why}"
         if line not in self._problems:
             self._problems[line] = None
             _LOG.warning("%s", line)
@@ -203,7 +220,7 @@ class Store:
 
     def _set_aside(self, damage: Damage) -> str:
         target = quarantine(self._layout, damage.path)
-        return f"{damage.text}; moved to {self._layout.relative(target)}"
+        return f"{damage.text}; moved to {target}"
 
 
 def _by_hour(name: str, frame: pl.DataFrame) -> list[tuple[Table, str, pl.DataFrame]]:

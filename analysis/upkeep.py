@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from wellfed.analysis.schema import keys
-from wellfed.analysis.segments import DAMAGE, Hot, Layout, intact
-from wellfed.analysis.snapshot import merge, open_hour
+from wellfed.analysis.segments import DAMAGE, Hot, Layout, hour_start
+from wellfed.analysis.snapshot import Reader, View, merge
 from wellfed.collectors.catalog import TABLES, Table
 from wellfed.errors import UserError
 
@@ -40,7 +40,7 @@ def inspect(layout: Layout) -> list[Damage]:
 
 
 def export(frames: Mapping[str, pl.LazyFrame], dest: str) -> dict[str, int]:
-    """Writes each table to dest/<table>.parquet; returns table -> rows.
+    """Writes each table to dest/<table>.parquet; returns path -> rows.
 
     Memory: one hour of one table. Raises UserError, before anything is written, when such a file exists.
     """
@@ -56,7 +56,7 @@ def export(frames: Mapping[str, pl.LazyFrame], dest: str) -> dict[str, int]:
         target = os.path.join(dest, f"{table}.parquet")
         try:
             frame.sink_parquet(target + ".tmp", compression="zstd", compression_level=1, engine="streaming")
-            rows[table] = pl.scan_parquet(target + ".tmp", glob=False).select(pl.len()).collect().item()
+            rows[target] = pl.scan_parquet(target + ".tmp", glob=False).select(pl.len()).collect().item()
             os.replace(target + ".tmp", target)
         finally:
             if os.path.exists(target + ".tmp"):
@@ -65,33 +65,30 @@ def export(frames: Mapping[str, pl.LazyFrame], dest: str) -> dict[str, int]:
 
 
 def _inspect_hour(layout: Layout, table: Table, hour: str) -> Iterable[Damage]:
-    lines: list[str] = []
-    paths: list[str] = []
-    view = open_hour(layout, table, hour, lines.append, damaged=paths.append)
-    found = [Damage(path, line) for path, line in zip(paths, lines, strict=True)]
+    faults: dict[str, str] = {}
+    view = Reader(layout, faults.__setitem__).view(table, hour)
     try:
-        if view.sealed is not None:
-            path = layout.sealed(table.name, hour)
-            fault = None if intact(view.sealed) else "checksum mismatch or not Parquet"
-            view.hot.clear()
-            fault = fault or _row_fault(merge(table, view), table, hour)
-            if fault:
-                found.append(Damage(path, f"{layout.relative(path)} is damaged: {fault}"))
+        if view.sealed is not None and (fault := _row_fault(table, View(hour, view.sealed, []))):
+            faults[layout.sealed(table.name, hour)] = fault
     finally:
         view.close()
-    return found
+    return [Damage(path, f"{path} is damaged: {why}") for path, why in faults.items()]
 
 
-def _row_fault(rows: pl.LazyFrame, table: Table, hour: str) -> str | None:
+def _row_fault(table: Table, view: View) -> str | None:
     """What is wrong with the rows of a sealed file, all columns decoded."""
-    in_hour = pl.col("ts").dt.strftime("%Y-%m-%dT%H") == hour
+    in_hour = pl.col("ts").dt.truncate("1h") == hour_start(view.hour)
     try:
-        facts = rows.select(
-            pl.all().count().name.prefix("count "),
-            rows=pl.len(),
-            strays=in_hour.not_().sum() + pl.col("ts").null_count(),
-            repeats=pl.struct(keys(table)).is_duplicated().sum(),
-        ).collect(engine="streaming")
+        facts = (
+            merge(table, view)
+            .select(
+                pl.all().count().name.prefix("count "),
+                rows=pl.len(),
+                strays=in_hour.not_().sum() + pl.col("ts").null_count(),
+                repeats=pl.struct(keys(table)).is_duplicated().sum(),
+            )
+            .collect(engine="streaming")
+        )
     except (*DAMAGE, UserError) as error:
         return str(error).splitlines()[0]
     if strays := facts["strays"].item():
@@ -113,4 +110,4 @@ def _strangers(layout: Layout, table: Table) -> Iterable[Damage]:
             continue
         for entry in entries:
             if entry.path not in known and Hot.parse(entry.name) is None:
-                yield Damage(entry.path, f"{layout.relative(entry.path)} does not belong to the store")
+                yield Damage(entry.path, f"{entry.path} does not belong to the store")
