@@ -41,7 +41,7 @@ def seal_hour(layout: Layout, table: Table, hour: str, guard: threading.Lock, re
         for path in dict.fromkeys(damaged):
             quarantine(layout, path)
         if view.hot:
-            rows = merge(table, view).sort(keys(table)).collect(engine="streaming")
+            rows = merge(table, view).collect(engine="streaming").sort(keys(table))
             place({layout.sealed(table.name, hour): encode_sealed(rows, names[-1].seq)}, layout.tmp)
     finally:
         view.close()

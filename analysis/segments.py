@@ -1,15 +1,17 @@
 """The store's files: what they are called, how one is written whole or not at all, how damage shows.
 
-    DIR/wellfed-store.json                                  format version
-    DIR/<table>/<YYYY-MM-DDTHH>.parquet                     sealed: the hour's rows, unique, sorted by key, ts
-    DIR/hot/<table>/<YYYY-MM-DDTHH>/<seq>-<a>-<b>-<crc>.arrow   hot: one append (IPC, lz4)
-    DIR/tmp/                                                being written; emptied when a writer starts
+    DIR/wellfed-store.json                  format version
+    DIR/<table>/<hour>.parquet              sealed: the hour's rows, each once, sorted by key and ts
+    DIR/hot/<table>/<hour>/<seq>-<a>-<b>-<shape>-<crc>.arrow    hot: the rows of one append (IPC, lz4)
+    DIR/tmp/                                being written; emptied when a writer starts
+    DIR/quarantine/                         damaged files, set aside
 
-An hour holds the rows whose `ts` (UTC) lies in it. <seq> only grows; <a> and <b> are the first and last `ts`
-in milliseconds since the hour, so that a look at the last minute opens the last minute's files. A sealed
-file names in its metadata the last <seq> merged into it (`wellfed.through`): hot files up to that one are
-leftovers. Both kinds carry a CRC-32 of their bytes, hot files in the name, sealed ones in
-`wellfed.crc32`, computed with that value as eight zeros.
+<hour> is `YYYY-MM-DDTHH` in UTC and holds the rows whose `ts` lies in it. <seq> only grows. <a> and <b> are
+the first and last `ts` in milliseconds since the hour: a look at the last minute opens the last minute's
+files. <shape> tells files of the same columns, which are decoded together. A sealed file names in its
+metadata the last <seq> merged into it (`wellfed.through`): hot files up to that one are leftovers. Both kinds
+carry a CRC-32 of their bytes, hot files in the name, sealed ones in `wellfed.crc32`, computed with that
+value as eight zeros.
 """
 
 from __future__ import annotations
@@ -25,9 +27,6 @@ from typing import BinaryIO
 
 import polars as pl
 
-from wellfed.analysis.schema import conform, schema
-from wellfed.collectors.catalog import Table
-
 __all__ = [
     "DAMAGE",
     "FORMAT",
@@ -40,6 +39,7 @@ __all__ = [
     "intact",
     "place",
     "read_hot",
+    "shape",
     "through",
 ]
 
@@ -73,25 +73,19 @@ class Hot:
     seq: int
     first: int
     last: int
+    shape: int
     crc: int
 
     def __str__(self) -> str:
-        return f"{self.seq:020d}-{self.first:07d}-{self.last:07d}-{self.crc:08x}.arrow"
-
-    @classmethod
-    def of(cls, seq: int, first: int, last: int, data: bytes) -> Hot:
-        """The name for a file with these bytes."""
-        return cls(seq, first, last, zlib.crc32(data))
+        return f"{self.seq:020d}-{self.first:07d}-{self.last:07d}-{self.shape:08x}-{self.crc:08x}.arrow"
 
     @classmethod
     def parse(cls, name: str) -> Hot | None:
         """None for a name that no writer gave."""
-        stem, _, suffix = name.partition(".")
-        parts = stem.split("-")
-        if suffix != "arrow" or len(parts) != 4:
-            return None
+        parts = name.removesuffix(".arrow").split("-")
         try:
-            hot = cls(int(parts[0]), int(parts[1]), int(parts[2]), int(parts[3], 16))
+            seq, first, last, shape, crc = parts
+            hot = cls(int(seq), int(first), int(last), int(shape, 16), int(crc, 16))
         except ValueError:
             return None
         return hot if str(hot) == name else None
@@ -162,27 +156,30 @@ def _is_hour(name: str) -> bool:
     return True
 
 
-def encode_hot(frame: pl.DataFrame, hour: str) -> tuple[bytes, int, int]:
-    """The bytes of a hot file and its first and last `ts` in milliseconds since the hour."""
+def shape(columns: pl.Schema) -> int:
+    """A number for names and types of columns; another version of Polars may give another one."""
+    return zlib.crc32(repr(list(columns.items())).encode())
+
+
+def encode_hot(frame: pl.DataFrame, hour: str, seq: int) -> tuple[Hot, bytes]:
+    """A hot file's name and bytes. frame: at least one row, all of the hour."""
     buffer = BytesIO()
     frame.write_ipc(buffer, compression="lz4")
+    data = buffer.getvalue()
     since = frame["ts"].dt.epoch("ms") - int(hour_start(hour).timestamp() * 1000)
     first, last = since.min(), since.max()
     assert isinstance(first, int)
     assert isinstance(last, int)
-    return buffer.getvalue(), first, last
+    return Hot(seq, first, last, shape(frame.schema), zlib.crc32(data)), data
 
 
-def read_hot(path: str, hot: Hot, table: Table) -> pl.DataFrame:
-    """A hot file's rows in today's schema. Raises FileNotFoundError, or one of DAMAGE, or UserError."""
-    with open(path, "rb") as file:
+def read_hot(path: str, hot: Hot) -> bytes:
+    """A hot file's bytes. Raises FileNotFoundError, or OSError when they are not those that were written."""
+    with open(path, "rb", buffering=0) as file:
         data = file.read()
     if zlib.crc32(data) != hot.crc:
         raise OSError("checksum mismatch")
-    frame = pl.read_ipc(BytesIO(data))
-    if frame.schema == schema(table):
-        return frame
-    return conform(frame.lazy(), table, path).collect()
+    return data
 
 
 def encode_sealed(frame: pl.DataFrame, last_seq: int) -> memoryview:

@@ -26,7 +26,6 @@ from wellfed.analysis.seal import expire, finish, quarantine, seal_hour
 from wellfed.analysis.segments import (
     DAMAGE,
     FORMAT,
-    Hot,
     Layout,
     encode_hot,
     hour_name,
@@ -115,14 +114,13 @@ class Store:
         A row with the key and ts of an earlier one replaces it. Raises UserError for an unknown table, wrong
         columns or rows without a usable ts, OSError when the disk is full or fails.
         """
-        parts = [part for name, frame in frames.items() for part in _by_hour(name, frame)]
-        encoded = [(table, hour, *encode_hot(rows, hour)) for table, hour, rows in parts]
+        parts = [part for table, frame in frames.items() for part in _by_hour(table, frame)]
         with self._appending:
             self._must_write()
             files: dict[str, bytes | memoryview] = {}
-            for table, hour, data, first, last in encoded:
-                name = Hot.of(self._next_seq(table, hour), first, last, data)
-                files[os.path.join(self._layout.hot(table.name, hour), str(name))] = data
+            for of, hour, rows in parts:
+                name, data = encode_hot(rows, hour, self._next_seq(of, hour))
+                files[os.path.join(self._layout.hot(of.name, hour), str(name))] = data
             place(files, self._layout.tmp)
 
     def scan(self, table: str, start: datetime | None = None, end: datetime | None = None) -> pl.LazyFrame:
