@@ -68,7 +68,7 @@ def _inspect_hour(layout: Layout, table: Table, hour: str) -> Iterable[Damage]:
     faults: dict[str, str] = {}
     view = Reader(layout, faults.__setitem__).view(table, hour)
     try:
-        if view.sealed is not None and (fault := _row_fault(table, View(hour, view.sealed, []))):
+        if view.sealed is not None and (fault := _row_fault(table, View(hour, view.sealed, view.exact, []))):
             faults[layout.sealed(table.name, hour)] = fault
     finally:
         view.close()
