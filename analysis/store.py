@@ -8,11 +8,8 @@ any time. Files: wellfed.analysis.segments.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -21,11 +18,11 @@ from types import TracebackType
 
 import polars as pl
 
+from wellfed.analysis.lock import check_marker, is_store, take
 from wellfed.analysis.schema import conform, schema
 from wellfed.analysis.seal import expire, finish, quarantine, seal_hour
 from wellfed.analysis.segments import (
     DAMAGE,
-    FORMAT,
     Layout,
     encode_hot,
     hour_name,
@@ -49,11 +46,6 @@ _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
 
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether the folder holds a store."""
-    return os.path.isfile(Layout(os.fspath(path)).marker)
-
-
 class Store:
     """A store folder, opened for writing (made where there is none) or, with readonly, only to read.
 
@@ -71,10 +63,10 @@ class Store:
         self._floors: dict[tuple[str, str], int] = {}
         self._lock: int | None = None
         if readonly:
-            _check_marker(self._layout)
+            check_marker(self._layout)
             return
         try:
-            self._lock = _take(self._layout)
+            self._lock = take(self._layout)
             self._recover()
         except OSError as error:
             self.close()
@@ -259,59 +251,3 @@ def _last_seq(layout: Layout, table: Table, hour: str) -> int:
             return max(last, through(file))
     except (*DAMAGE, ValueError):
         return last
-
-
-def _check_marker(layout: Layout) -> None:
-    """Raises UserError unless this version can read the folder."""
-    if not os.path.isdir(layout.root):
-        kind = "is not a folder" if os.path.exists(layout.root) else "does not exist"
-        raise UserError(f"{layout.root} {kind}")
-    try:
-        with open(layout.marker, encoding="utf-8") as file:
-            version = json.load(file)["format"]
-    except FileNotFoundError:
-        raise UserError(f"{layout.root} is not a Wellfed store: it has no wellfed-store.json") from None
-    except OSError as error:
-        raise UserError(f"cannot read {layout.marker}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f'{layout.marker} is damaged; it should read {{"format": {FORMAT}}}') from None
-    if version != FORMAT:
-        raise UserError(f"{layout.root} has store format {version}; this version of Wellfed reads {FORMAT}")
-
-
-def _take(layout: Layout) -> int:
-    """Makes the folder a store where it is new, locks it and returns the lock's descriptor."""
-    if os.path.exists(layout.marker) or (os.path.exists(layout.root) and not os.path.isdir(layout.root)):
-        _check_marker(layout)
-    os.makedirs(layout.root, exist_ok=True)
-    strangers = set(os.listdir(layout.root)) - {"lock", "tmp"}
-    if strangers and not os.path.exists(layout.marker):
-        raise UserError(f"{layout.root} is not a Wellfed store and not empty: it holds {min(strangers)}")
-    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Only the name of the command: its options may hold secrets, and the folder may be readable to all.
-        command = " ".join([os.path.basename(sys.argv[0]), *_words(sys.argv[1:])])
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {command}\n".encode(errors="replace"), 0)
-        if not os.path.exists(layout.marker):
-            os.makedirs(layout.tmp, exist_ok=True)
-            place({layout.marker: json.dumps({"format": FORMAT}).encode() + b"\n"}, layout.tmp)
-    except BlockingIOError:
-        pid, _, command = os.pread(descriptor, 4096, 0).decode(errors="replace").strip().partition(" ")
-        os.close(descriptor)
-        raise UserError(f"store {layout.root} is in use by pid {pid or '?'} ({command or '?'})") from None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _words(arguments: list[str]) -> list[str]:
-    """The leading words before the first option: `store repair`."""
-    words = []
-    for argument in arguments:
-        if argument.startswith("-"):
-            break
-        words.append(argument)
-    return words
