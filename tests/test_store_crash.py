@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from wellfed.analysis.schema import TS
+from wellfed.analysis.segments import Hot, Layout
 from wellfed.analysis.store import Store
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -94,6 +95,72 @@ def test_every_state_between_two_file_operations_is_whole(
             assert windows(heir) == {"host": twice(range(sure + 1)), "disk": twice(range(sure + 1))}
             assert (heir.check(), heir.problems) == ([], [])
             assert not list((state / "hot").rglob("*.arrow"))
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_before_append_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        events.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def renamed(source: str, target: str) -> None:
+        events.append(("rename", source))
+        rename(source, target)
+        events.append(("name", target))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    with Store(tmp_path / "s") as store:
+        events.clear()
+        store.append(tables(0))
+        store.seal(LATER)
+    files = [(at, path) for at, (kind, path) in enumerate(events) if kind == "rename"]
+    assert len(files) == 8
+    for at, source in files:
+        assert ("sync", source) in events[:at]
+        folder = os.path.dirname(events[at + 1][1])
+        assert ("sync", folder) in events[at:]
+        # New folders are names too.
+        assert ("sync", os.path.dirname(folder)) in events
+
+
+@pytest.mark.parametrize("moment", ["before the listing", "after the listing"])
+def test_a_reader_misses_no_row_when_the_hour_is_sealed_while_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    listing = Layout.hot_files
+    with Store(tmp_path / "s") as store:
+        for window in range(3):
+            store.append(tables(window))
+
+        def overtaken(layout: Layout, table: str, hour: str) -> list[Hot]:
+            monkeypatch.setattr(Layout, "hot_files", listing)
+            if moment == "before the listing":
+                store.seal(LATER)
+                return listing(layout, table, hour)
+            found = listing(layout, table, hour)
+            store.seal(LATER)
+            return found
+
+        with Store(tmp_path / "s", readonly=True) as reader:
+            monkeypatch.setattr(Layout, "hot_files", overtaken)
+            assert windows(reader) == {"host": twice(range(3)), "disk": twice(range(3))}
+
+
+def test_a_hot_file_that_outlived_its_sealing_does_not_come_back(tmp_path: Path) -> None:
+    with Store(tmp_path / "s") as store:
+        store.append(tables(0))
+        shutil.copytree(tmp_path / "s" / "hot", tmp_path / "old")
+        store.append({"host": tables(0)["host"].with_columns(load1=5.0)})
+        store.seal(LATER)
+        shutil.copytree(tmp_path / "old", tmp_path / "s" / "hot", dirs_exist_ok=True)
+        assert windows(store) == {"host": [5, 5], "disk": [0, 0]}
+        assert store.retain(size=0, now=LATER) == 4
+        assert windows(store) == {"host": [], "disk": []}
 
 
 WRITER = """
