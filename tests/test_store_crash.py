@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from wellfed.analysis import segments, snapshot
 from wellfed.analysis.schema import TS
 from wellfed.analysis.segments import Hot, Layout
 from wellfed.analysis.store import Store
@@ -128,27 +129,38 @@ def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_before_append_ret
         assert ("sync", os.path.dirname(folder)) in events
 
 
-@pytest.mark.parametrize("moment", ["before the listing", "after the listing"])
+@pytest.mark.parametrize("moment", ["before the listing", "after the listing", "before a hot file is read"])
 def test_a_reader_misses_no_row_when_the_hour_is_sealed_while_it_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    listing = Layout.hot_files
-    with Store(tmp_path / "s") as store:
+    listing, reading = Layout.hot_files, segments.read_hot
+    seals = []
+
+    def overtake() -> None:
+        if not seals:
+            seals.append(0)
+            seals[0] = store.seal(LATER)
+
+    def list_late(layout: Layout, table: str, hour: str) -> list[Hot]:
+        if moment == "before the listing":
+            overtake()
+        found = listing(layout, table, hour)
+        if moment == "after the listing":
+            overtake()
+        return found
+
+    def read_late(path: str, hot: Hot) -> bytes:
+        if moment == "before a hot file is read":
+            overtake()
+        return reading(path, hot)
+
+    with Store(tmp_path / "s") as store, Store(tmp_path / "s", readonly=True) as reader:
         for window in range(3):
             store.append(tables(window))
-
-        def overtaken(layout: Layout, table: str, hour: str) -> list[Hot]:
-            monkeypatch.setattr(Layout, "hot_files", listing)
-            if moment == "before the listing":
-                store.seal(LATER)
-                return listing(layout, table, hour)
-            found = listing(layout, table, hour)
-            store.seal(LATER)
-            return found
-
-        with Store(tmp_path / "s", readonly=True) as reader:
-            monkeypatch.setattr(Layout, "hot_files", overtaken)
-            assert windows(reader) == {"host": twice(range(3)), "disk": twice(range(3))}
+        monkeypatch.setattr(Layout, "hot_files", list_late)
+        monkeypatch.setattr(snapshot, "read_hot", read_late)
+        assert windows(reader) == {"host": twice(range(3)), "disk": twice(range(3))}
+        assert seals == [4]
 
 
 def test_a_hot_file_that_outlived_its_sealing_does_not_come_back(tmp_path: Path) -> None:
