@@ -11,6 +11,10 @@ from datetime import datetime
 from types import MappingProxyType
 
 from wellfed.analysis.scenarios.artefacts import Artefacts
+from wellfed.analysis.scenarios.cases_compute import COMPUTE
+from wellfed.analysis.scenarios.cases_fabric import FABRIC
+from wellfed.analysis.scenarios.cases_healthy import HEALTHY
+from wellfed.analysis.scenarios.cases_idle import IDLE, MIXED, SERVING
 from wellfed.analysis.scenarios.cases_storage import STORAGE
 from wellfed.analysis.scenarios.kit import Scenario
 from wellfed.analysis.scenarios.simulate import Simulation, run
@@ -19,7 +23,9 @@ from wellfed.errors import UserError
 __all__ = ["SCENARIOS", "Artefacts", "Scenario", "Simulation", "simulate"]
 
 #: Every scenario by name.
-SCENARIOS: Mapping[str, Scenario] = MappingProxyType({**STORAGE})
+SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
+    STORAGE | COMPUTE | FABRIC | IDLE | SERVING | MIXED | HEALTHY
+)
 
 
 def simulate(

@@ -16,7 +16,13 @@ from wellfed.collectors.catalog import TABLES
 
 __all__ = ["Artefacts", "apply"]
 
-_GPM = ("sm_active_seconds", "sm_occupancy_seconds", "tensor_active_seconds", "dram_active_seconds", "spin_seconds")
+_GPM = (
+    "sm_active_seconds",
+    "sm_occupancy_seconds",
+    "tensor_active_seconds",
+    "dram_active_seconds",
+    "spin_seconds",
+)
 _PRESSURE = (
     "psi_cpu_some_seconds", "psi_io_some_seconds", "psi_io_full_seconds", "psi_memory_some_seconds",
     "psi_memory_full_seconds",
@@ -69,7 +75,9 @@ def apply(tables: Mapping[str, pl.DataFrame], artefacts: Artefacts, seed: int) -
 
 
 def _blank(table: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataFrame:
-    return table.with_columns(pl.lit(None, pl.Float64).alias(name) for name in columns if name in table.columns)
+    return table.with_columns(
+        pl.lit(None, pl.Float64).alias(name) for name in columns if name in table.columns
+    )
 
 
 def _counters(name: str) -> list[str]:
@@ -93,7 +101,10 @@ def _reboot(
     marks = pl.DataFrame(
         {
             "host": hosts.gather(chosen),
-            "_at": [int(span[0].timestamp() * 1e3 + 1e3 * seconds * part) // 10_000 * 10_000 for part in rng.uniform(0.35, 0.65, count)],
+            "_at": [
+                int(span[0].timestamp() * 1e3 + 1e3 * seconds * part) // 10_000 * 10_000
+                for part in rng.uniform(0.35, 0.65, count)
+            ],
         }
     ).with_columns(pl.col("_at").cast(pl.Int64).cast(tables["host"].schema["ts"]))
     found = {}
@@ -160,6 +171,8 @@ def _drop(tables: dict[str, pl.DataFrame], share: float, rng: np.random.Generato
     ticks = _ticks(tables)
     lost = ticks.filter(pl.Series(rng.random(len(ticks)) < share))
     return {
-        name: table.join(lost, on=["host", "ts"], how="anti", maintain_order="left") if "host" in TABLES[name].keys else table
+        name: table.join(lost, on=["host", "ts"], how="anti", maintain_order="left")
+        if "host" in TABLES[name].keys
+        else table
         for name, table in tables.items()
     }

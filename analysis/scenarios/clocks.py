@@ -24,7 +24,9 @@ TIME_CONSTANT = 45.0
 
 def activity_power(sm: F | float, tensor: F | float, dram: F | float) -> F:
     """Share of the dynamic power range that an activity draws at full clock."""
-    return np.asarray(0.22 * np.sqrt(sm) + 0.25 * np.asarray(sm) + 0.55 * np.asarray(tensor) + 0.4 * np.asarray(dram))
+    return np.asarray(
+        0.22 * np.sqrt(sm) + 0.25 * np.asarray(sm) + 0.55 * np.asarray(tensor) + 0.4 * np.asarray(dram)
+    )
 
 
 @dataclass(slots=True)
@@ -43,7 +45,12 @@ class Clocks:
         """All GPUs warm, at full clock. bias: kelvin each GPU's place in the chassis adds."""
         warm = node.ambient + node.kelvin_per_watt * node.limit_watts * 0.9
         return cls(
-            node, draw, np.full(shape, warm) + bias, np.ones(shape), np.ones(shape), np.full(shape, node.idle_watts)
+            node,
+            draw,
+            np.full(shape, warm) + bias,
+            np.ones(shape),
+            np.ones(shape),
+            np.full(shape, node.idle_watts),
         )
 
     def advance(self, elapsed: float, duty: F, cooling: F, power: F, brake: F, bias: F) -> F:

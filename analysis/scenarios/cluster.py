@@ -145,7 +145,9 @@ class Cluster:
         self._running[index] = running
         return running
 
-    def _gpu_frame(self, ts: NDArray[np.int64], gpu: dict[str, F], holder: NDArray[np.int64], absent: NDArray[np.bool_]) -> pl.DataFrame:
+    def _gpu_frame(
+        self, ts: NDArray[np.int64], gpu: dict[str, F], holder: NDArray[np.int64], absent: NDArray[np.bool_]
+    ) -> pl.DataFrame:
         node, count = self.plan.node, len(self.gpus)
         ones = np.ones((len(ts), count))
         gpu["memory_total_bytes"] = node.gpu_memory * ones
@@ -173,12 +175,21 @@ class Cluster:
             slots = self.slots(job)
             ranks[number, slots] = np.arange(len(slots))
         rank = pl.Series(ranks[holder, np.arange(count)[None]].ravel()).replace(-1, None).cast(pl.String())
-        jobs = names.gather(index.cast(pl.UInt32)) if len(names) else pl.Series([None] * len(table), dtype=pl.String())
+        jobs = (
+            names.gather(index.cast(pl.UInt32))
+            if len(names)
+            else pl.Series([None] * len(table), dtype=pl.String())
+        )
         table = table.with_columns(jobs.alias("job"), rank.alias("rank"))
         return table.filter(pl.Series(~absent.ravel())) if absent.any() else table
 
     def _job_rows(
-        self, parts: dict[str, list[pl.DataFrame]], running: _Running, usage: Usage, ts: NDArray[np.int64], slots: NDArray[np.int64]
+        self,
+        parts: dict[str, list[pl.DataFrame]],
+        running: _Running,
+        usage: Usage,
+        ts: NDArray[np.int64],
+        slots: NDArray[np.int64],
     ) -> None:
         job, who = running.plan, running.plan.identity
         hosts = [self.plan.hosts[job.first_host + index] for index in range(job.hosts)]
@@ -186,14 +197,23 @@ class Cluster:
         started = self.epoch + (job.start if job.startup > 0 or job.start > 0 else -86_400.0)
         usage.job["gpus"] = job.gpus_each * ones
         usage.job["started_seconds"] = started * ones
-        texts = {name: [getattr(who, name) or None] * job.hosts for name in ("kind", "name", "user", "namespace", "queue", "run")}
+        texts = {
+            name: [getattr(who, name) or None] * job.hosts
+            for name in ("kind", "name", "user", "namespace", "queue", "run")
+        }
         texts |= {"host": list(hosts), "job": [who.id] * job.hosts}
         parts["job"].append(frame("job", ts, texts, running.job.add(usage.job)))
         gpus = [self.gpus[slot] for slot in slots]
         on = [self.host_of(int(slot)) for slot in slots]
         if usage.steps:
             rank = [str(index) for index in range(len(slots))]
-            info = {"host": on, "job": [who.id] * len(slots), "rank": rank, "gpu": gpus, "run": [who.run or None] * len(slots)}
+            info = {
+                "host": on,
+                "job": [who.id] * len(slots),
+                "rank": rank,
+                "gpu": gpus,
+                "run": [who.run or None] * len(slots),
+            }
             parts["step"].append(frame("step", ts, info, running.steps.add(usage.steps)))
         if usage.servers:
             each = len(slots) // usage.servers["running"].shape[1]
@@ -208,7 +228,9 @@ class Cluster:
             }
             parts["server"].append(frame("server", ts, info, running.servers.add(usage.servers)))
 
-    def _truth(self, losses: Sequence[Loss], job: JobPlan, slots: NDArray[np.int64], ts: NDArray[np.int64]) -> pl.DataFrame:
+    def _truth(
+        self, losses: Sequence[Loss], job: JobPlan, slots: NDArray[np.int64], ts: NDArray[np.int64]
+    ) -> pl.DataFrame:
         hosts = np.array([self.host_of(int(slot)) for slot in slots])
         gpus = np.array([self.gpus[slot] for slot in slots])
         return truth_rows(losses, hosts, gpus, job.identity.id, ts, WINDOW)

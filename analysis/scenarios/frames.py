@@ -23,7 +23,9 @@ def stamps(edges: F, epoch: float) -> NDArray[np.int64]:
     return np.round((edges[1:] + epoch) * 1e3).astype(np.int64)
 
 
-def frame(table: str, ts: NDArray[np.int64], texts: Texts, columns: Columns, keep: NDArray[np.bool_] | None = None) -> pl.DataFrame:
+def frame(
+    table: str, ts: NDArray[np.int64], texts: Texts, columns: Columns, keep: NDArray[np.bool_] | None = None
+) -> pl.DataFrame:
     """One row per window and thing, window by window.
 
     ts: (windows,). texts: info and key columns of the things. columns: (windows, things). keep: rows that
@@ -42,7 +44,11 @@ def frame(table: str, ts: NDArray[np.int64], texts: Texts, columns: Columns, kee
         elif name in columns:
             series.append(pl.Series(name, np.ascontiguousarray(columns[name]).ravel(), dtype=pl.Float64()))
         else:
-            series.append(pl.Series(name, [None], dtype=dtype).extend_constant(None, rows - 1) if rows else pl.Series(name, [], dtype=dtype))
+            series.append(
+                pl.Series(name, [None], dtype=dtype).extend_constant(None, rows - 1)
+                if rows
+                else pl.Series(name, [], dtype=dtype)
+            )
     whole = pl.DataFrame(series)
     return whole if keep is None else whole.filter(pl.Series(keep.ravel()))
 

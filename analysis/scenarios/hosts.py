@@ -25,7 +25,17 @@ _PRESSURES = (
     "psi_memory_full_seconds",
 )
 _COLLECTORS = ("nvml", "gpm", "cpu", "pressure", "cgroup", "mountstats", "infiniband")
-_DISK = ("read_bytes", "written_bytes", "reads", "writes", "read_seconds", "write_seconds", "busy_seconds", "queue_seconds", "inflight")
+_DISK = (
+    "read_bytes",
+    "written_bytes",
+    "reads",
+    "writes",
+    "read_seconds",
+    "write_seconds",
+    "busy_seconds",
+    "queue_seconds",
+    "inflight",
+)
 _MOUNT = (
     "read_bytes", "written_bytes", "reads", "writes", "metadata_ops", "read_rtt_seconds", "read_exec_seconds",
     "read_queue_seconds", "write_rtt_seconds", "write_exec_seconds", "metadata_rtt_seconds",
@@ -42,7 +52,13 @@ class HostTables:
     """Counters of everything that belongs to hosts and not to jobs."""
 
     def __init__(
-        self, hosts: Sequence[str], jobs: Sequence[JobPlan], node: Node, rng: np.random.Generator, epoch: float, arrays: bool
+        self,
+        hosts: Sequence[str],
+        jobs: Sequence[JobPlan],
+        node: Node,
+        rng: np.random.Generator,
+        epoch: float,
+        arrays: bool,
     ) -> None:
         self.hosts, self.node, self.epoch, self._rng = list(hosts), node, epoch, rng
         count = len(hosts)
@@ -110,9 +126,7 @@ class HostTables:
         self._mount_sums["metadata_ops"] += trickle
         self._mount_sums["metadata_rtt_seconds"] += trickle * 4e-4
         self._mount_sums["metadata_exec_seconds"] += trickle * 4.2e-4
-        self._port_sums: Columns = {
-            name: np.zeros((shape[0], shape[1] * self.node.ports)) for name in _PORT
-        }
+        self._port_sums: Columns = {name: np.zeros((shape[0], shape[1] * self.node.ports)) for name in _PORT}
         self._port_sums["rx_bytes"] += second * 3e3 * rng.random((shape[0], shape[1] * self.node.ports))
         self._port_sums["tx_bytes"] += second * 3e3 * rng.random((shape[0], shape[1] * self.node.ports))
         self._rates = np.full((shape[0], shape[1] * self.node.ports), self.node.port_bps)
@@ -128,7 +142,12 @@ class HostTables:
             else:
                 self._sums[name][span, hosts] += values
         for traffic in usage.disks:
-            self._traffic(self._disk_sums, traffic, hosts * len(self._disk_names) + self._disk_names.index(traffic.name), span)
+            self._traffic(
+                self._disk_sums,
+                traffic,
+                hosts * len(self._disk_names) + self._disk_names.index(traffic.name),
+                span,
+            )
         order = {pair: index for index, pair in enumerate(self._mounts)}
         for traffic in usage.mounts:
             where = np.array([order[int(host), traffic.name] for host in hosts])
@@ -184,7 +203,9 @@ class HostTables:
             "net_rx_bytes": sums["net_rx_bytes"],
             "net_tx_bytes": sums["net_tx_bytes"],
             "tcp_segments_out": out,
-            "tcp_retransmits": np.round(out * sums["loss"] + 0.02 * arriving * np.maximum(0.0, sums["loss"] - 1e-5)),
+            "tcp_retransmits": np.round(
+                out * sums["loss"] + 0.02 * arriving * np.maximum(0.0, sums["loss"] - 1e-5)
+            ),
             "boot_seconds": self._boot * ones,
         }
         columns |= {name: second * (1.0 - calm) for name, calm in self._calm.items()}
@@ -222,7 +243,9 @@ class HostTables:
 
     def _ether_frame(self, ts: NDArray[np.int64]) -> pl.DataFrame:
         ones = np.ones((len(ts), len(self.hosts)))
-        columns = self._ether.add({"rx_bytes": self._sums["net_rx_bytes"], "tx_bytes": self._sums["net_tx_bytes"]})
+        columns = self._ether.add(
+            {"rx_bytes": self._sums["net_rx_bytes"], "tx_bytes": self._sums["net_tx_bytes"]}
+        )
         columns["rate_bps"] = self.node.ethernet_bps * ones
         columns["up"] = ones
         count = len(self.hosts)
@@ -232,7 +255,10 @@ class HostTables:
     def _array_frame(self, ts: NDArray[np.int64]) -> pl.DataFrame:
         """What the storage servers say themselves: the same requests without the network's part."""
         servers = sorted({(server, kind) for kind, server in self._mounts.values()})
-        member = np.array([[value == (kind, server) for server, kind in servers] for value in self._mounts.values()], dtype=np.float64)
+        member = np.array(
+            [[value == (kind, server) for server, kind in servers] for value in self._mounts.values()],
+            dtype=np.float64,
+        )
         sums = {name: values @ member for name, values in self._mount_sums.items()}
         second = np.diff(self._edges)[:, None]
 

@@ -22,10 +22,27 @@ from wellfed.analysis.scenarios.plan import (
     Workload,
 )
 
-__all__ = ["LLM", "LUSTRE", "NFS", "NVME", "OBJECT", "SMALL", "VIDEO", "VISION", "Draw", "Scenario", "case", "host_names"]
+__all__ = [
+    "LLM",
+    "LUSTRE",
+    "NFS",
+    "NVME",
+    "OBJECT",
+    "SMALL",
+    "VIDEO",
+    "VISION",
+    "Draw",
+    "Scenario",
+    "case",
+    "host_names",
+]
 
-NFS = Storage("/mnt/datasets", "nfs4", "filer01:/datasets", 1.1e-3, 1.05e6, 3.5e-4, 24 * GB, 6 * GB, slots=512.0)
-LUSTRE = Storage("/lustre/proj", "lustre", "lfs01", 1.6e-3, 1.05e6, 4.5e-4, 60 * GB, 11 * GB, metadata_capacity=90_000.0)
+NFS = Storage(
+    "/mnt/datasets", "nfs4", "filer01:/datasets", 1.1e-3, 1.05e6, 3.5e-4, 24 * GB, 6 * GB, slots=512.0
+)
+LUSTRE = Storage(
+    "/lustre/proj", "lustre", "lfs01", 1.6e-3, 1.05e6, 4.5e-4, 60 * GB, 11 * GB, metadata_capacity=90_000.0
+)
 OBJECT = Storage(
     "s3://corpus", "object", "s3", 2.8e-2, 8 * MB, 1.5e-2, 40 * GB, 9 * GB, streams=4.0, waits_as_io=0.0,
     metadata_capacity=20_000.0,
@@ -101,10 +118,14 @@ class Draw:
         )
         return replace(varied, **changes)  # type: ignore[arg-type]
 
-    def fault(self, cause: str, ranks: tuple[int, ...] = (), straggles: bool = False, **effects: float) -> Fault:
+    def fault(
+        self, cause: str, ranks: tuple[int, ...] = (), straggles: bool = False, **effects: float
+    ) -> Fault:
         """A fault over the middle of the simulation, from about a third to about four fifths."""
         start = self.pick(0.28, 0.4) * self.duration
-        return Fault(cause, effects, start, self.pick(0.72, 0.85) * self.duration, ranks=ranks, straggles=straggles)
+        return Fault(
+            cause, effects, start, self.pick(0.72, 0.85) * self.duration, ranks=ranks, straggles=straggles
+        )
 
     def job(self, work: Workload | Session | Engine, *faults: Fault, **changes: object) -> JobPlan:
         """A job on the scenario's hosts, named like somebody's."""
@@ -112,10 +133,20 @@ class Draw:
         name, user = str(self.rng.choice(_NAMES)), str(self.rng.choice(_USERS))
         team = str(self.rng.choice(_TEAMS))
         if self.rng.random() < 0.5:
-            who = Identity(f"slurm:{int(self.rng.integers(10_000, 99_999))}{number}", name, user, team, "slurm", "gpu", f"run-{number}")
+            who = Identity(
+                f"slurm:{int(self.rng.integers(10_000, 99_999))}{number}",
+                name,
+                user,
+                team,
+                "slurm",
+                "gpu",
+                f"run-{number}",
+            )
         else:
             pod = f"{name}-{number}"
-            who = Identity(f"kubernetes:{team}/{pod}", pod, user, team, "kubernetes", f"{team}-queue", f"run-{number}")
+            who = Identity(
+                f"kubernetes:{team}/{pod}", pod, user, team, "kubernetes", f"{team}-queue", f"run-{number}"
+            )
         plan = JobPlan(who, work, hosts=self.hosts, faults=faults)
         return replace(plan, **changes)  # type: ignore[arg-type]
 
@@ -156,7 +187,12 @@ class Scenario:
 
 
 def case(
-    scenarios: dict[str, Scenario], name: str, title: str, *causes: str, gpus: int = 16, duration: float = 3600.0
+    scenarios: dict[str, Scenario],
+    name: str,
+    title: str,
+    *causes: str,
+    gpus: int = 16,
+    duration: float = 3600.0,
 ) -> Callable[[Callable[[Draw], ClusterPlan]], Callable[[Draw], ClusterPlan]]:
     """Registers a builder under `name`; its docstring is the description."""
 

@@ -85,7 +85,9 @@ class Pipeline:
         files = work.batch * loader.files * value["files"][:, :, :1]
         if self.store is not None:
             self.reads: F = np.maximum(self.missed / self.store.request, files * (1.0 - hit))
-            self.size = np.where(self.reads > 0, self.missed / np.maximum(self.reads, 1e-9), self.store.request)
+            self.size = np.where(
+                self.reads > 0, self.missed / np.maximum(self.reads, 1e-9), self.store.request
+            )
             self.lookups: F = files * self.store.metadata_per_file
             self.streams: F = np.where(files >= 0.5 * work.batch, 1.0, self.store.streams)
         self.cpu: F = work.batch * loader.cpu * value["cpu_cost"]
@@ -128,8 +130,12 @@ class Pipeline:
             data = self.reads * answer.execution / self.streams * storage_noise
             lookup = self.lookups * answer.metadata * storage_noise
             counts = (
-                self.reads[0], self.lookups[0], self.missed[0],
-                answer.rtt[0], answer.execution[0], answer.metadata[0],
+                self.reads[0],
+                self.lookups[0],
+                self.missed[0],
+                answer.rtt[0],
+                answer.execution[0],
+                answer.metadata[0],
             )
             if self.store.kind != "object" and self.loader.dataset > 0:
                 fill = self.missed * self.shape[2]
@@ -143,8 +149,16 @@ class Pipeline:
         self.slot = (self.slot + 1) % self.depth
         noise = storage_noise
         batch = Batch(
-            start[0], start[0] + total[0], data[0] + zero, lookup[0] + zero, cpu[0],
-            counts[0] + zero, counts[1] + zero, counts[2] + zero,
-            counts[3] * noise, counts[4] * noise, counts[5] * noise,
+            start[0],
+            start[0] + total[0],
+            data[0] + zero,
+            lookup[0] + zero,
+            cpu[0],
+            counts[0] + zero,
+            counts[1] + zero,
+            counts[2] + zero,
+            counts[3] * noise,
+            counts[4] * noise,
+            counts[5] * noise,
         )
         return got, batch

@@ -156,7 +156,9 @@ def job_columns(job: Training, trace: Trace) -> Columns:
         "memory_bytes": memory,
         "memory_limit_bytes": ones * job.pipeline.memory_limit,
         "processes": ones * plan.gpus_each * (1 + job.work.loader.workers),
-        "cpu_limit": trace.last(job.pipeline.quota * trace.host("quota")) if limited else ones * job.node.cores,
+        "cpu_limit": trace.last(job.pipeline.quota * trace.host("quota"))
+        if limited
+        else ones * job.node.cores,
         "cpu_throttled_seconds": line.span(_throttled(job, trace) * np.minimum(own, job.node.cores)),
     }
     return columns
@@ -203,7 +205,9 @@ def storage_traffic(job: Training, trace: Trace, usage: Usage) -> None:
     usage.job["io_write_bytes"] = write
 
 
-def _deposit(usage: Usage, job: Training, trace: Trace, kind: str, name: str, server: str, c: Columns) -> None:
+def _deposit(
+    usage: Usage, job: Training, trace: Trace, kind: str, name: str, server: str, c: Columns
+) -> None:
     zero = np.zeros((len(trace.edges) - 1, job.plan.hosts))
     read, write = c.get("read_bytes", zero), c.get("written_bytes", zero)
     if kind == "disk":
@@ -212,7 +216,9 @@ def _deposit(usage: Usage, job: Training, trace: Trace, kind: str, name: str, se
     if kind != "object":
         usage.mounts.append(Traffic(name, kind, server, c))
     if kind == "lustre" and usage.ports:
-        usage.ports["rx_bytes"] = usage.ports["rx_bytes"] + np.repeat(read, job.node.ports, axis=1) / job.node.ports
+        usage.ports["rx_bytes"] = (
+            usage.ports["rx_bytes"] + np.repeat(read, job.node.ports, axis=1) / job.node.ports
+        )
         return
     usage.host["net_rx_bytes"] = usage.host.get("net_rx_bytes", zero) + 1.03 * read
     usage.host["net_tx_bytes"] = usage.host.get("net_tx_bytes", zero) + 1.03 * write + 0.01 * read
@@ -267,7 +273,11 @@ def port_columns(job: Training, trace: Trace) -> Columns:
     busy = moved / (node.port_bps / 8.0)
     slowest = trace.host("port").min(axis=1, keepdims=True)
     upstream = np.roll(trace.host("port"), -1, axis=1) if plan.hosts > 1 else trace.host("port")
-    blocked = busy * (0.01 + congestion / np.maximum(0.05, 1.0 - congestion) + (1.0 / upstream - 1.0) * (upstream <= slowest))
+    blocked = busy * (
+        0.01
+        + congestion / np.maximum(0.05, 1.0 - congestion)
+        + (1.0 / upstream - 1.0) * (upstream <= slowest)
+    )
     waited = np.minimum(blocked, 0.9 * line.length[:, None])
     errors = line.span((trace.host("port_errors")[:, :, None] * first).reshape(trace.events, expand))
     packets = bytes_moved / 4096.0

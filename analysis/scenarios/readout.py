@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wellfed.analysis.scenarios.clocks import EXPONENT
 from wellfed.analysis.scenarios.faults import shares
-from wellfed.analysis.scenarios.readhost import job_columns, storage_traffic, port_columns, host_columns
+from wellfed.analysis.scenarios.readhost import host_columns, job_columns, port_columns, storage_traffic
 from wellfed.analysis.scenarios.timeline import Phase
 from wellfed.analysis.scenarios.trace import Trace, forget
 from wellfed.analysis.scenarios.training import EVALUATION, SAVE, Training
@@ -77,16 +77,21 @@ def _gpu(job: Training, trace: Trace) -> Columns:
     moving = trace.phases[:, Phase.COMPUTE] + trace.phases[:, Phase.REDUCE]
     moved = np.where(steps, trace.rank("reduced"), 0.0)
     inside = 2.0 * (plan.gpus_each - 1) / plan.gpus_each * moved
-    between = (2.0 * (plan.hosts - 1) / plan.hosts * moved / plan.gpus_each) if plan.hosts > 1 else 0.0 * moved
+    between = (
+        (2.0 * (plan.hosts - 1) / plan.hosts * moved / plan.gpus_each) if plan.hosts > 1 else 0.0 * moved
+    )
     network = line.phase([Phase.COMPUTE, Phase.REDUCE], _rate(between, moving))
     copied = line.phase([Phase.COPY], _rate(trace.rank("copied"), trace.phases[:, Phase.COPY]))
     saved = line.phase([Phase.SAVE_COPY], np.minimum(SAVE, 0.9 * trace.rank("link")))
     nvlink = line.phase([Phase.COMPUTE, Phase.REDUCE], _rate(inside, moving))
     clock, thermal = trace.rank("clock"), trace.rank("thermal")
     drawn = line.phase([Phase.COMPUTE], trace.kernel * clock**EXPONENT)
-    power = node.idle_watts + (node.peak_watts - node.idle_watts) * (
-        job.clocks.draw * (drawn + 0.45 * evaluate) + SPIN_DRAW * spin + 0.03 * started
-    ) / second
+    power = (
+        node.idle_watts
+        + (node.peak_watts - node.idle_watts)
+        * (job.clocks.draw * (drawn + 0.45 * evaluate) + SPIN_DRAW * spin + 0.03 * started)
+        / second
+    )
     busy = np.minimum(1.0, kernel / second)
     ceiling = np.minimum(thermal, 1.0 - trace.rank("brake"))
     clocked = busy * trace.mean(clock) + (1.0 - busy) * trace.mean(ceiling)
@@ -120,7 +125,9 @@ def _gpu(job: Training, trace: Trace) -> Columns:
         "energy_joules": power * second,
         "sm_clock_hertz": node.clock * clocked,
         "throttle_thermal_seconds": line.phase(ALL, (thermal < 0.995).astype(np.float64)),
-        "throttle_power_seconds": line.phase([Phase.COMPUTE], (trace.rank("capped") < 0.995).astype(np.float64)),
+        "throttle_power_seconds": line.phase(
+            [Phase.COMPUTE], (trace.rank("capped") < 0.995).astype(np.float64)
+        ),
         "throttle_brake_seconds": line.phase(ALL, (trace.rank("brake") > 0).astype(np.float64)),
         "pcie_rx_bytes": copied + network + chatter,
         "pcie_tx_bytes": saved + network + 0.5 * chatter,

@@ -57,7 +57,9 @@ class ServingActivity:
         arrived = rng.poisson(np.maximum(0.0, self._rate(now) * self._weight * TICK)).astype(np.float64)
         self.waiting += arrived
         room = np.maximum(0.0, (0.97 * work.kv_tokens - self.context) / (work.prompt + 24.0))
-        fresh = np.minimum(np.floor(room), np.minimum(self.waiting, np.maximum(0.0, work.max_running - self.running)))
+        fresh = np.minimum(
+            np.floor(room), np.minimum(self.waiting, np.maximum(0.0, work.max_running - self.running))
+        )
         budget = np.floor(0.6 * TICK * work.prefill / work.prompt + rng.random(self.servers))
         fresh = np.minimum(fresh, budget)
         back = np.minimum(self.returned, fresh)
@@ -74,7 +76,9 @@ class ServingActivity:
         decode = np.where(self.running > 0, TICK - prefill, 0.0)
         each = decode / iteration
         tokens = each * self.running
-        finished = rng.binomial(self.running.astype(np.int64), np.minimum(1.0, each / work.output)).astype(np.float64)
+        finished = rng.binomial(self.running.astype(np.int64), np.minimum(1.0, each / work.output)).astype(
+            np.float64
+        )
         mean = np.where(self.running > 0, self.context / np.maximum(self.running, 1.0), 0.0)
         self.context = np.maximum(0.0, self.context + tokens - finished * mean)
         self.running -= finished
@@ -87,10 +91,18 @@ class ServingActivity:
         self.returned += evicted
         self.returned_context += evicted * mean
         return {
-            "arrived": arrived, "prefill": prefill, "useless": useless, "decode": decode,
-            "full": decode * np.minimum(1.0, self.running / 128.0), "tokens": tokens, "finished": finished,
-            "evicted": evicted, "fresh": fresh, "queued": self.waiting * TICK,
-            "first": fresh * (0.02 + prefill) + self.waiting * TICK, "between": decode * self.running,
+            "arrived": arrived,
+            "prefill": prefill,
+            "useless": useless,
+            "decode": decode,
+            "full": decode * np.minimum(1.0, self.running / 128.0),
+            "tokens": tokens,
+            "finished": finished,
+            "evicted": evicted,
+            "fresh": fresh,
+            "queued": self.waiting * TICK,
+            "first": fresh * (0.02 + prefill) + self.waiting * TICK,
+            "between": decode * self.running,
         }
 
     def advance(self, edges: F) -> Usage:

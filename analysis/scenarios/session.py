@@ -21,15 +21,7 @@ def resting_gpu(node: Node, seconds: F, ranks: int) -> Columns:
     """Columns of GPUs on which nothing runs; seconds: length of the windows (windows, 1)."""
     ones = np.ones((len(seconds), ranks))
     zero = 0.0 * ones
-    columns: Columns = {
-        name: zero
-        for name in (
-            "active_seconds", "sm_active_seconds", "sm_occupancy_seconds", "tensor_active_seconds",
-            "dram_active_seconds", "spin_seconds", "throttle_thermal_seconds", "throttle_power_seconds",
-            "throttle_brake_seconds", "pcie_rx_bytes", "pcie_tx_bytes", "nvlink_rx_bytes", "nvlink_tx_bytes",
-            "pcie_replays", "ecc_uncorrected", "xid_errors", "xid_last", "remap_failed", "nvlink_down", "processes",
-        )
-    }
+    columns: Columns = dict.fromkeys(("active_seconds", "sm_active_seconds", "sm_occupancy_seconds", "tensor_active_seconds", "dram_active_seconds", "spin_seconds", "throttle_thermal_seconds", "throttle_power_seconds", "throttle_brake_seconds", "pcie_rx_bytes", "pcie_tx_bytes", "nvlink_rx_bytes", "nvlink_tx_bytes", "pcie_replays", "ecc_uncorrected", "xid_errors", "xid_last", "remap_failed", "nvlink_down", "processes"), zero)
     return columns | {
         "idle_seconds": seconds * ones,
         "memory_used_bytes": 0.6e9 * ones,
@@ -117,7 +109,12 @@ class SessionActivity:
         }
         host: Columns = {"cpu_busy_seconds": job["cpu_usage_seconds"], "memory_used": 6e9 * hosts}
         losses = [
-            Loss(work.lost, work.lost, np.arange(ranks) == rank, np.maximum(0.0, (seconds - ran[:, [rank]])[:, 0]))
+            Loss(
+                work.lost,
+                work.lost,
+                np.arange(ranks) == rank,
+                np.maximum(0.0, (seconds - ran[:, [rank]])[:, 0]),
+            )
             for rank in range(ranks)
         ]
         return Usage(gpu=gpu, host=host, job=job, losses=losses)

@@ -36,7 +36,13 @@ class Simulation:
 
 
 def run(
-    scenario: Scenario, *, seed: int, gpus: int | None, duration: float | None, end: datetime | None, artefacts: Artefacts | None
+    scenario: Scenario,
+    *,
+    seed: int,
+    gpus: int | None,
+    duration: float | None,
+    end: datetime | None,
+    artefacts: Artefacts | None,
 ) -> Simulation:
     """One scenario under one seed. gpus: of the main job, in eights."""
     seconds = scenario.duration if duration is None else duration

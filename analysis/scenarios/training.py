@@ -108,7 +108,9 @@ class Training:
         hang = self._hang(now)
         if hang is not None:
             self._die(hang, now)
-        elif self._due(self.saved, self.work.checkpoint_every * float(self.parameters.factual("checkpoint_every")[0, 0])):
+        elif self._due(
+            self.saved, self.work.checkpoint_every * float(self.parameters.factual("checkpoint_every")[0, 0])
+        ):
             self.saved = now
             self._save()
         elif self._due(self.evaluated, self.work.evaluation_every):
@@ -145,20 +147,34 @@ class Training:
             Tick(
                 now,
                 {
-                    "clock": self.clock[0], "capped": self.clocks.capped[0] + 0 * self.clock[0],
-                    "thermal": self.clocks.thermal[0], "temperature": self.clocks.temperature[0],
-                    "brake": value.factual("brake"), "power": value.factual("power"),
-                    "generation": generation[0], "lanes": lanes[0], "link": self.link[0],
-                    "replays": value.factual("pcie_replays"), "copied": work.copy * value.factual("copy"),
+                    "clock": self.clock[0],
+                    "capped": self.clocks.capped[0] + 0 * self.clock[0],
+                    "thermal": self.clocks.thermal[0],
+                    "temperature": self.clocks.temperature[0],
+                    "brake": value.factual("brake"),
+                    "power": value.factual("power"),
+                    "generation": generation[0],
+                    "lanes": lanes[0],
+                    "link": self.link[0],
+                    "replays": value.factual("pcie_replays"),
+                    "copied": work.copy * value.factual("copy"),
                     "reduced": work.reduce * value.factual("reduce"),
-                    "rails": value.factual("rails"), "port": value.factual("link"),
-                    "port_rate": value.factual("link_rate"), "port_errors": value.factual("link_errors"),
-                    "congestion": value.factual("congestion"), "nvlink_down": value.factual("nvlink_down"),
-                    "tenant": value.factual("tenant_cores")[:, :1], "loss": value.factual("loss")[:, :1],
-                    "capacity": value.factual("capacity")[:, :1], "thrash": self.pipeline.thrash[0] + 0 * self.bias[:, :1],
-                    "used": self.pipeline.used[0] + 0 * self.bias[:, :1], "cached": self.pipeline.cached[0],
-                    "quota": value.factual("quota")[:, :1], "xid": value.factual("xid"),
-                    "ecc": value.factual("ecc"), "remap_failed": value.factual("remap_failed"),
+                    "rails": value.factual("rails"),
+                    "port": value.factual("link"),
+                    "port_rate": value.factual("link_rate"),
+                    "port_errors": value.factual("link_errors"),
+                    "congestion": value.factual("congestion"),
+                    "nvlink_down": value.factual("nvlink_down"),
+                    "tenant": value.factual("tenant_cores")[:, :1],
+                    "loss": value.factual("loss")[:, :1],
+                    "capacity": value.factual("capacity")[:, :1],
+                    "thrash": self.pipeline.thrash[0] + 0 * self.bias[:, :1],
+                    "used": self.pipeline.used[0] + 0 * self.bias[:, :1],
+                    "cached": self.pipeline.cached[0],
+                    "quota": value.factual("quota")[:, :1],
+                    "xid": value.factual("xid"),
+                    "ecc": value.factual("ecc"),
+                    "remap_failed": value.factual("remap_failed"),
                     "launch": work.launch * value.factual("launch"),
                 },
             )

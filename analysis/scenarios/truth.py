@@ -39,7 +39,12 @@ LEAST = 1e-3
 
 
 def truth_rows(
-    losses: Sequence[Loss], hosts: NDArray[np.str_], gpus: NDArray[np.str_], job: str | None, ts: NDArray[np.int64], window: float
+    losses: Sequence[Loss],
+    hosts: NDArray[np.str_],
+    gpus: NDArray[np.str_],
+    job: str | None,
+    ts: NDArray[np.int64],
+    window: float,
 ) -> pl.DataFrame:
     """Rows of a job's truth; hosts, gpus: by rank. Losses of a GPU never exceed the window."""
     if not losses:
