@@ -103,7 +103,7 @@ class Store:
     @property
     def version(self) -> int:
         """Grows with every append of this process; a reader's grows with time."""
-        return self._last if self._lock is not None else time.time_ns() // 5_000_000_000
+        return self._seq if self._lock is not None else time.time_ns() // 5_000_000_000
 
     def append(self, frames: Mapping[str, pl.DataFrame]) -> None:
         """Stores rows by table, on disk when it returns; all of them or, on an error, none.
