@@ -32,6 +32,7 @@ class Command:
     options: tuple[str, ...]
     target: str
     example: str = ""
+    actions: tuple[str, ...] = ()
 
     def run(self, values: Values) -> int:
         """Imports the target and calls it."""
@@ -99,6 +100,14 @@ COMMANDS: Mapping[str, Command] = {
             "wellfed.collectors.doctor:doctor",
             "wellfed doctor",
         ),
+        Command(
+            "store",
+            "check, repair or export a store",
+            ("data", "out", "from", "to"),
+            "wellfed.keep:store",
+            "wellfed store export --out DIR --from 6h",
+            ("check", "repair", "export"),
+        ),
     )
 }
 
@@ -122,6 +131,8 @@ def parser() -> argparse.ArgumentParser:
             epilog=f"example: {command.example}" if command.example else None,
             allow_abbrev=False,
         )
+        if command.actions:
+            sub.add_argument("action", choices=command.actions)
         for name in (*command.options, "config", "log_level"):
             option = OPTIONS[name]
             default = f" (default: {option.default})" if option.default not in (None, False) else ""
@@ -145,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS[namespace.command]
     try:
         values = resolve((*command.options, "log_level"), vars(namespace), os.environ)
+        if command.actions:
+            values["action"] = namespace.action
         _log(str(values["log_level"]))
         return command.run(values)
     except UserError as error:

@@ -140,6 +140,7 @@ OPTIONS: Mapping[str, Option] = _options(
     ),
     Option("to", "end of the range: a time, or an age such as 10m", parse_time, None, "TIME"),
     Option("price", "price of one GPU for one hour, for cost figures", _positive, None, "MONEY"),
+    Option("out", "folder to write to", metavar="DIR"),
     Option("json", "print JSON", _boolean, False),
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
     Option("gpus", "GPUs to simulate", _whole, None, "N"),
