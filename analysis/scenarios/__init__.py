@@ -39,7 +39,7 @@ def simulate(
 ) -> Simulation:
     """Runs a scenario: the same arguments give the same frames.
 
-    gpus: size of the main job, in eights. duration: seconds. end: end of the last window; a fixed day when None.
+    gpus: size of the main job, in eights. duration: seconds. end: of the last window, a fixed day when None.
     Raises UserError when there is no scenario of that name.
     """
     if name not in SCENARIOS:

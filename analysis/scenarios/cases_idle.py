@@ -94,7 +94,7 @@ def _low_load(draw: Draw) -> ClusterPlan:
 @case(SERVING, "serve-kv-full", "The KV cache is too small", "serve.kv_full", gpus=8)
 def _kv_full(draw: Draw) -> ClusterPlan:
     """Long contexts overrun the cache: requests queue, running ones are put back and computed again."""
-    engine = replace(CHAT, rate=draw.pick(5.0, 6.5), prompt=1800.0, output=900.0, kv_tokens=150_000.0)
+    engine = replace(CHAT, rate=draw.pick(5.0, 6.5), prompt=1800.0, output=900.0, kv_tokens=110_000.0)
     return draw.cluster(draw.job(engine, gpus_each=4))
 
 

@@ -1,4 +1,4 @@
-"""Arrays (windows, things) to frames of the catalog's schema, counters made cumulative from where they stood."""
+"""Arrays (windows, things) to frames of the catalog's schema, with counters that go on from where they stood."""
 
 from __future__ import annotations
 
