@@ -16,11 +16,12 @@ from wellfed.analysis.scenarios.cases_fabric import FABRIC
 from wellfed.analysis.scenarios.cases_healthy import HEALTHY
 from wellfed.analysis.scenarios.cases_idle import IDLE, MIXED, SERVING
 from wellfed.analysis.scenarios.cases_storage import STORAGE
+from wellfed.analysis.scenarios.fleet import FleetStream, fleet
 from wellfed.analysis.scenarios.kit import Scenario
 from wellfed.analysis.scenarios.simulate import Simulation, run
 from wellfed.errors import UserError
 
-__all__ = ["SCENARIOS", "Artefacts", "Scenario", "Simulation", "simulate"]
+__all__ = ["SCENARIOS", "Artefacts", "FleetStream", "Scenario", "Simulation", "fleet", "simulate"]
 
 #: Every scenario by name.
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(

@@ -1,7 +1,7 @@
 """What is wrong with real telemetry: missing sensors, lost windows, reboots, wrong clocks, coarse scrapes.
 
-Applied to finished tables. A skewed agent reads its counters at another moment than its timestamp says, a late
-one at a later: counters are interpolated to that moment.
+Applied to finished tables. A skewed or late agent reads its counters at another moment than a punctual one:
+counters are interpolated to that moment.
 """
 
 from __future__ import annotations

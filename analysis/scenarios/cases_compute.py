@@ -42,7 +42,7 @@ def _few_workers(draw: Draw) -> ClusterPlan:
 
 @case(COMPUTE, "cpu-neighbour", "A neighbour takes the cores", "cpu.preprocess", gpus=8)
 def _neighbour(draw: Draw) -> ClusterPlan:
-    """Somebody's CPU job on the same host wants more cores than there are; loaders and launches wait in line."""
+    """Somebody's CPU job on the same host wants more cores than it has; loaders and launches wait in line."""
     fault = draw.fault("cpu.preprocess", tenant_cores=draw.pick(230, 300))
     return draw.cluster(draw.job(draw.work(VISION), fault, storage=NFS))
 

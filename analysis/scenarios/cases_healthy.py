@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wellfed.analysis.scenarios.cases_compute import TINY
-from wellfed.analysis.scenarios.cases_idle import CHAT
 from wellfed.analysis.scenarios.cluster import ClusterPlan
 from wellfed.analysis.scenarios.kit import (
+    CHAT,
     LLM,
     LUSTRE,
     NFS,

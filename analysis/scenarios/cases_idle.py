@@ -6,16 +6,14 @@ from dataclasses import replace
 
 from wellfed.analysis.scenarios.cases_compute import TINY
 from wellfed.analysis.scenarios.cluster import ClusterPlan, Gap
-from wellfed.analysis.scenarios.kit import LLM, LUSTRE, NFS, NVME, VIDEO, VISION, Draw, Scenario, case
-from wellfed.analysis.scenarios.plan import Engine, Session
+from wellfed.analysis.scenarios.kit import CHAT, LLM, LUSTRE, NFS, NVME, VIDEO, VISION, Draw, Scenario, case
+from wellfed.analysis.scenarios.plan import Session
 
-__all__ = ["CHAT", "IDLE", "MIXED", "SERVING"]
+__all__ = ["IDLE", "MIXED", "SERVING"]
 
 IDLE: dict[str, Scenario] = {}
 SERVING: dict[str, Scenario] = {}
 MIXED: dict[str, Scenario] = {}
-
-CHAT = Engine("vllm", "llama-3.1-8b-instruct", rate=9.0)
 
 
 @case(IDLE, "idle-held", "A notebook nobody uses", "idle.held", gpus=8)

@@ -42,7 +42,7 @@ def _nfs_contended(draw: Draw) -> ClusterPlan:
 
 @case(STORAGE, "nfs-client-queue", "Too few request slots to the filer", "storage.remote")
 def _nfs_slots(draw: Draw) -> ClusterPlan:
-    """After a remount with one connection and few slots the requests wait in the client; the server is idle."""
+    """After a remount with one connection and few slots requests wait in the client; the server is idle."""
     store = replace(NFS, rtt=3.2e-3)
     return draw.cluster(
         draw.job(draw.work(VIDEO), draw.fault("storage.remote", slots=draw.pick(0.005, 0.008)), storage=store)
@@ -51,7 +51,7 @@ def _nfs_slots(draw: Draw) -> ClusterPlan:
 
 @case(STORAGE, "nfs-packet-loss", "Packets to the filer get lost", "storage.remote")
 def _nfs_loss(draw: Draw) -> ClusterPlan:
-    """A bad cable towards the filer: lost segments are sent again after a timeout, reads stall behind them."""
+    """A bad cable towards the filer: lost segments are sent again after a timeout, reads stall."""
     return draw.cluster(
         draw.job(draw.work(VIDEO), draw.fault("storage.remote", loss=draw.pick(0.01, 0.02)), storage=NFS)
     )
@@ -125,7 +125,7 @@ def _disk_chronic(draw: Draw) -> ClusterPlan:
 
 @case(STORAGE, "small-files-slow-metadata", "Many small files, slow metadata", "storage.metadata")
 def _metadata(draw: Draw) -> ClusterPlan:
-    """The metadata server is busy with somebody's recursive delete; each open takes far longer than the read."""
+    """The metadata server is busy with somebody's recursive delete; each open outlasts the read."""
     fault = draw.fault("storage.metadata", metadata_service=draw.pick(14, 24), metadata_capacity=0.4)
     return draw.cluster(draw.job(draw.work(SMALL), fault, storage=NFS))
 

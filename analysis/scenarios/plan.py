@@ -83,7 +83,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """The input pipeline of one rank, as in a PyTorch DataLoader: batches in order from `workers` processes."""
+    """The input pipeline of one rank, as in a PyTorch DataLoader: `workers` processes make batches."""
 
     workers: int = 8
     prefetch: int = 2

@@ -2,8 +2,8 @@
 
 Lost is the time that the same steps would not have taken in the rerun without the fault. Counted besides,
 each as its own cause: checkpoints, evaluations (the part of their time in which the GPU does less than in a
-training step), start-up. Not counted: exposed communication, input waits and idle moments that the healthy job
-has too.
+training step), start-up. Not counted: exposed communication, input waits and idle moments that the healthy
+job has too.
 """
 
 from __future__ import annotations
