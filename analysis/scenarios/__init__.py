@@ -16,11 +16,12 @@ from wellfed.analysis.scenarios.cases_fabric import FABRIC
 from wellfed.analysis.scenarios.cases_healthy import HEALTHY
 from wellfed.analysis.scenarios.cases_idle import IDLE, MIXED, SERVING
 from wellfed.analysis.scenarios.cases_storage import STORAGE
+from wellfed.analysis.scenarios.fleet import FleetStream, fleet
 from wellfed.analysis.scenarios.kit import Scenario
 from wellfed.analysis.scenarios.simulate import Simulation, run
 from wellfed.errors import UserError
 
-__all__ = ["SCENARIOS", "Artefacts", "Scenario", "Simulation", "simulate"]
+__all__ = ["SCENARIOS", "Artefacts", "FleetStream", "Scenario", "Simulation", "fleet", "simulate"]
 
 #: Every scenario by name.
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
@@ -39,7 +40,7 @@ def simulate(
 ) -> Simulation:
     """Runs a scenario: the same arguments give the same frames.
 
-    gpus: size of the main job, in eights. duration: seconds. end: end of the last window; a fixed day when None.
+    gpus: size of the main job, in eights. duration: seconds. end: of the last window, a fixed day when None.
     Raises UserError when there is no scenario of that name.
     """
     if name not in SCENARIOS:

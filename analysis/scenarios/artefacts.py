@@ -1,6 +1,6 @@
-"""What is wrong with real telemetry: missing sensors, lost and late windows, reboots, wrong clocks, coarse scrapes.
+"""What is wrong with real telemetry: missing sensors, lost windows, reboots, wrong clocks, coarse scrapes.
 
-Applied to finished tables. A late or skewed agent reads its counters at another moment than its timestamp says:
+Applied to finished tables. A skewed or late agent reads its counters at another moment than a punctual one:
 counters are interpolated to that moment.
 """
 
@@ -33,10 +33,10 @@ _PRESSURE = (
 class Artefacts:
     """Which defects to add.
 
-    no_gpm: no SM, tensor or DRAM activity. no_pressure: no pressure stall information. no_step: training loops
-    don't report. no_port: no fabric counters. dropped: share of the windows of each host that never arrive.
-    jitter_seconds: how late a scrape can be. skew_seconds: how wrong a host's clock can be. reboots: hosts that
-    restart once, their counters at zero. every: keep only every n-th window.
+    no_gpm: no SM, tensor or DRAM activity. no_pressure: no pressure stall information. no_step: training
+    loops don't report. no_port: no fabric counters. dropped: share of each host's windows that never arrive.
+    jitter_seconds: how late a scrape can be. skew_seconds: how wrong a host's clock can be. reboots: hosts
+    that restart once, their counters at zero. every: keep only every n-th window.
     """
 
     no_gpm: bool = False

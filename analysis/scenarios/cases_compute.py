@@ -1,4 +1,4 @@
-"""Scenarios in which the host starves the GPU: cores, limits, memory, launches, PCIe; and the GPU's own clock."""
+"""Scenarios in which the host starves the GPU (cores, limits, memory, launches, PCIe) or its clock is low."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _augmentation(draw: Draw) -> ClusterPlan:
 
 @case(COMPUTE, "cpu-few-workers", "Two loader workers for a GPU", "cpu.preprocess", gpus=8)
 def _few_workers(draw: Draw) -> ClusterPlan:
-    """The workers are saturated, each on its own core, while the machine has cores to spare: no pressure at all."""
+    """Each worker saturates its own core while the machine has cores to spare: no pressure at all."""
     loader = Loader(workers=2, sample=115e3, cpu=0.0016, dataset=6e12)
     return draw.cluster(
         draw.job(
@@ -42,7 +42,7 @@ def _few_workers(draw: Draw) -> ClusterPlan:
 
 @case(COMPUTE, "cpu-neighbour", "A neighbour takes the cores", "cpu.preprocess", gpus=8)
 def _neighbour(draw: Draw) -> ClusterPlan:
-    """Somebody's CPU job on the same host wants more cores than there are; loaders and launches wait in line."""
+    """Somebody's CPU job on the same host wants more cores than it has; loaders and launches wait in line."""
     fault = draw.fault("cpu.preprocess", tenant_cores=draw.pick(230, 300))
     return draw.cluster(draw.job(draw.work(VISION), fault, storage=NFS))
 
@@ -89,7 +89,7 @@ def _limit(draw: Draw) -> ClusterPlan:
 
 @case(COMPUTE, "launch-small-kernels", "The host thread cannot launch fast enough", "host.launch", gpus=8)
 def _launch(draw: Draw) -> ClusterPlan:
-    """Debug hooks split each kernel in several: one saturated thread, a GPU that waits microseconds at a time."""
+    """Debug hooks split each kernel: one saturated thread, a GPU that waits microseconds at a time."""
     return draw.cluster(
         draw.job(draw.work(TINY), draw.fault("host.launch", launch=draw.pick(3.2, 4.5)), storage=NVME)
     )

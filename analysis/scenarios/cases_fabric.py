@@ -151,7 +151,7 @@ def _evaluation(draw: Draw) -> ClusterPlan:
 
 @case(FABRIC, "xid-hang", "A GPU falls off the bus", "hardware.fault", gpus=16)
 def _xid(draw: Draw) -> ClusterPlan:
-    """XID 79: the device stops answering, the collective never completes, peers spin until the watchdog kills it."""
+    """XID 79: the device stops answering, the collective never ends, peers spin until a watchdog acts."""
     start = draw.pick(0.35, 0.5) * draw.duration
     rank = (draw.any_rank(),)
     fault = replace(

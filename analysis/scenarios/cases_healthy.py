@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wellfed.analysis.scenarios.cases_compute import TINY
-from wellfed.analysis.scenarios.cases_idle import CHAT
 from wellfed.analysis.scenarios.cluster import ClusterPlan
 from wellfed.analysis.scenarios.kit import (
+    CHAT,
     LLM,
     LUSTRE,
     NFS,
@@ -35,7 +35,7 @@ def _llm(draw: Draw) -> ClusterPlan:
 
 @case(HEALTHY, "healthy-heavy-io", "Heavy reads that hide behind compute", gpus=8)
 def _heavy_io(draw: Draw) -> ClusterPlan:
-    """Loader processes always wait for reads, I/O pressure is high all the time, and the queue is always full."""
+    """Loader processes always wait for reads, I/O pressure is always high, and the queue is always full."""
     loader = Loader(workers=10, sample=9e6, cpu=0.03, dataset=60e12)
     return draw.cluster(draw.job(draw.work(VIDEO, loader=loader), storage=replace(NFS, rtt=5e-3)))
 

@@ -6,16 +6,14 @@ from dataclasses import replace
 
 from wellfed.analysis.scenarios.cases_compute import TINY
 from wellfed.analysis.scenarios.cluster import ClusterPlan, Gap
-from wellfed.analysis.scenarios.kit import LLM, LUSTRE, NFS, NVME, VIDEO, VISION, Draw, Scenario, case
-from wellfed.analysis.scenarios.plan import Engine, Session
+from wellfed.analysis.scenarios.kit import CHAT, LLM, LUSTRE, NFS, NVME, VIDEO, VISION, Draw, Scenario, case
+from wellfed.analysis.scenarios.plan import Session
 
-__all__ = ["CHAT", "IDLE", "MIXED", "SERVING"]
+__all__ = ["IDLE", "MIXED", "SERVING"]
 
 IDLE: dict[str, Scenario] = {}
 SERVING: dict[str, Scenario] = {}
 MIXED: dict[str, Scenario] = {}
-
-CHAT = Engine("vllm", "llama-3.1-8b-instruct", rate=9.0)
 
 
 @case(IDLE, "idle-held", "A notebook nobody uses", "idle.held", gpus=8)
@@ -94,7 +92,7 @@ def _low_load(draw: Draw) -> ClusterPlan:
 @case(SERVING, "serve-kv-full", "The KV cache is too small", "serve.kv_full", gpus=8)
 def _kv_full(draw: Draw) -> ClusterPlan:
     """Long contexts overrun the cache: requests queue, running ones are put back and computed again."""
-    engine = replace(CHAT, rate=draw.pick(5.0, 6.5), prompt=1800.0, output=900.0, kv_tokens=150_000.0)
+    engine = replace(CHAT, rate=draw.pick(5.0, 6.5), prompt=1800.0, output=900.0, kv_tokens=110_000.0)
     return draw.cluster(draw.job(engine, gpus_each=4))
 
 

@@ -33,7 +33,7 @@ def _nfs_slow(draw: Draw) -> ClusterPlan:
 
 @case(STORAGE, "nfs-contended", "Other clients take the filer's throughput", "storage.remote")
 def _nfs_contended(draw: Draw) -> ClusterPlan:
-    """Somebody else's backup takes most of the filer; requests queue in it though each is served as fast as ever."""
+    """Somebody else's backup takes most of the filer; requests queue, each is served as fast as ever."""
     return draw.cluster(
         draw.job(draw.work(VIDEO), draw.fault("storage.remote", capacity=draw.pick(0.05, 0.08)), storage=NFS),
         arrays=True,
@@ -42,7 +42,7 @@ def _nfs_contended(draw: Draw) -> ClusterPlan:
 
 @case(STORAGE, "nfs-client-queue", "Too few request slots to the filer", "storage.remote")
 def _nfs_slots(draw: Draw) -> ClusterPlan:
-    """After a remount with one connection and few slots the requests wait in the client; the server is idle."""
+    """After a remount with one connection and few slots requests wait in the client; the server is idle."""
     store = replace(NFS, rtt=3.2e-3)
     return draw.cluster(
         draw.job(draw.work(VIDEO), draw.fault("storage.remote", slots=draw.pick(0.005, 0.008)), storage=store)
@@ -51,9 +51,9 @@ def _nfs_slots(draw: Draw) -> ClusterPlan:
 
 @case(STORAGE, "nfs-packet-loss", "Packets to the filer get lost", "storage.remote")
 def _nfs_loss(draw: Draw) -> ClusterPlan:
-    """A bad cable towards the filer: lost segments are sent again after a timeout, reads stall behind them."""
+    """A bad cable towards the filer: lost segments are sent again after a timeout, reads stall."""
     return draw.cluster(
-        draw.job(draw.work(VIDEO), draw.fault("storage.remote", loss=draw.pick(0.0012, 0.002)), storage=NFS)
+        draw.job(draw.work(VIDEO), draw.fault("storage.remote", loss=draw.pick(0.01, 0.02)), storage=NFS)
     )
 
 
@@ -77,7 +77,7 @@ def _nfs_recurring(draw: Draw) -> ClusterPlan:
 def _nfs_single(draw: Draw) -> ClusterPlan:
     """A one-GPU job: nobody to compare with and no collective to spin in, the device is simply idle."""
     work = draw.work(VIDEO, reduce=0.0)
-    fault = draw.fault("storage.remote", service=draw.pick(45, 80))
+    fault = draw.fault("storage.remote", service=draw.pick(150, 250))
     return draw.cluster(draw.job(work, fault, storage=NFS, gpus_each=1, quota=14.0))
 
 
@@ -102,13 +102,13 @@ def _disk_shared(draw: Draw) -> ClusterPlan:
 @case(STORAGE, "disk-degraded", "The local disk became slow", "storage.read", gpus=8)
 def _disk_degraded(draw: Draw) -> ClusterPlan:
     """The device hangs in garbage collection: each read takes many times longer, throughput is low."""
-    fault = draw.fault("storage.read", service=draw.pick(120, 200), capacity=draw.pick(0.15, 0.22))
+    fault = draw.fault("storage.read", service=draw.pick(120, 200), capacity=draw.pick(0.09, 0.13))
     return draw.cluster(draw.job(draw.work(VIDEO), fault, storage=NVME))
 
 
 @case(STORAGE, "disk-cold-cache", "The page cache was dropped", "storage.read", gpus=8)
 def _disk_cold(draw: Draw) -> ClusterPlan:
-    """The dataset fits into memory and was served from there until something evicted it; the disk cannot keep up."""
+    """The dataset was served from memory until something evicted it; the disk cannot keep up."""
     loader = Loader(workers=10, sample=5.5e6, cpu=0.05, dataset=1.1e12, cached=1.0)
     store = replace(NVME, capacity=1.1e9, client=1.1e9)
     return draw.cluster(
@@ -118,14 +118,14 @@ def _disk_cold(draw: Draw) -> ClusterPlan:
 
 @case(STORAGE, "disk-chronic", "A disk too slow for its GPUs", "storage.read", gpus=8, duration=2400)
 def _disk_chronic(draw: Draw) -> ClusterPlan:
-    """A network disk of 1 GB/s below eight GPUs, from the start; the counterfactual has six times its throughput."""
+    """A network disk of 1 GB/s below eight GPUs, from the start; the rerun has six times its throughput."""
     fault = replace(draw.fault("storage.read", capacity=draw.pick(0.14, 0.2)), start=0.0, end=float("inf"))
     return draw.cluster(draw.job(draw.work(VIDEO), fault, storage=NVME))
 
 
 @case(STORAGE, "small-files-slow-metadata", "Many small files, slow metadata", "storage.metadata")
 def _metadata(draw: Draw) -> ClusterPlan:
-    """The metadata server is busy with somebody's recursive delete; each open takes far longer than the read."""
+    """The metadata server is busy with somebody's recursive delete; each open outlasts the read."""
     fault = draw.fault("storage.metadata", metadata_service=draw.pick(14, 24), metadata_capacity=0.4)
     return draw.cluster(draw.job(draw.work(SMALL), fault, storage=NFS))
 
@@ -134,7 +134,7 @@ def _metadata(draw: Draw) -> ClusterPlan:
 def _metadata_lustre(draw: Draw) -> ClusterPlan:
     """The job moved from packed records to one file a sample and overruns the metadata server."""
     loader = Loader(workers=12, sample=42e3, files=0.02, cpu=0.0025, dataset=4e12)
-    fault = draw.fault("storage.metadata", files=50.0, metadata_capacity=draw.pick(0.35, 0.5))
+    fault = draw.fault("storage.metadata", files=50.0, metadata_capacity=draw.pick(0.2, 0.28))
     return draw.cluster(draw.job(draw.work(SMALL, loader=loader), fault, storage=LUSTRE))
 
 
@@ -148,7 +148,7 @@ def _object(draw: Draw) -> ClusterPlan:
 @case(STORAGE, "object-packet-loss", "Loss on the way to the object store", "storage.object")
 def _object_loss(draw: Draw) -> ClusterPlan:
     """A lossy path: TCP retransmits rise and downloads crawl."""
-    fault = draw.fault("storage.object", loss=draw.pick(0.006, 0.01), service=draw.pick(6, 9))
+    fault = draw.fault("storage.object", loss=draw.pick(0.006, 0.01), service=draw.pick(65, 95))
     return draw.cluster(draw.job(draw.work(VIDEO), fault, storage=OBJECT))
 
 

@@ -1,7 +1,7 @@
 """Hosts, their GPUs and the jobs on them, advanced together: what a fleet's agents would have published.
 
-Jobs are simulated one by one; on a host they share, CPU time, traffic and memory add up, and pressures combine
-as independent chances. A GPU that nobody holds rests.
+Jobs are simulated one by one; on a host they share, CPU time, traffic and memory add up, and pressures
+combine as independent chances. A GPU that nobody holds rests.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Cluster:
 
     def advance(self, windows: int) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
         """The next windows: every table of the catalog, and the truth."""
-        edges = self.now + WINDOW * np.arange(windows + 1)
+        edges: F = np.asarray(self.now + WINDOW * np.arange(windows + 1), dtype=np.float64)
         self.now = float(edges[-1])
         ts = stamps(edges, self.epoch)
         seconds = np.diff(edges)[:, None]

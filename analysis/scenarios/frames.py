@@ -1,4 +1,4 @@
-"""Arrays (windows, things) to frames of the catalog's schema, counters made cumulative from where they stood."""
+"""Arrays (windows, things) to frames of the catalog's schema; counters go on from where they stood."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Counters:
         self._at: dict[str, F] = {}
 
     def add(self, columns: Columns) -> Columns:
-        """The columns with counters replaced by their running value; gauges pass, unknown names are dropped."""
+        """The columns with counters replaced by their running value; gauges pass as they are."""
         found: Columns = {}
         for name, values in columns.items():
             if name not in self._names:

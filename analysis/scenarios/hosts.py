@@ -43,8 +43,8 @@ _MOUNT = (
 )  # fmt: skip
 _PORT = (
     "rx_bytes", "tx_bytes", "xmit_wait_ticks", "symbol_errors", "link_downed", "link_recovery", "rcv_errors",
-    "xmit_discards", "out_of_sequence", "packet_seq_errors", "ack_timeouts", "cnp_sent", "cnp_handled", "ecn_marked",
-    "pause_seconds", "buffer_overruns", "integrity_errors", "rnr_nak_retries",
+    "xmit_discards", "out_of_sequence", "packet_seq_errors", "ack_timeouts", "cnp_sent", "cnp_handled",
+    "ecn_marked", "pause_seconds", "buffer_overruns", "integrity_errors", "rnr_nak_retries",
 )  # fmt: skip
 
 

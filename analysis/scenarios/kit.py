@@ -23,6 +23,7 @@ from wellfed.analysis.scenarios.plan import (
 )
 
 __all__ = [
+    "CHAT",
     "LLM",
     "LUSTRE",
     "NFS",
@@ -69,11 +70,16 @@ VIDEO = Workload(
 #: Many small files of a few tens of kilobytes, each opened by itself.
 SMALL = Workload(
     batch=384, compute=0.42, launch=0.10, copy=30 * MB, sm=0.72, occupancy=0.35, tensor=0.18, dram=0.48,
-    reduce=0.3 * GB, memory=38e9, loader=Loader(workers=12, sample=42 * KB, files=1.0, cpu=0.0025, dataset=4e12),
+    reduce=0.3 * GB, memory=38e9,
+    loader=Loader(workers=12, sample=42 * KB, files=1.0, cpu=0.0025, dataset=4e12),
 )  # fmt: skip
 
+#: A chat model behind continuous batching.
+CHAT = Engine("vllm", "llama-3.1-8b-instruct", rate=9.0)
+
 _NAMES = (
-    "llama-pretrain", "vit-sweep", "video-diffusion", "reranker", "mae-l16", "clip-b32", "whisper-ft", "moe-32e",
+    "llama-pretrain", "vit-sweep", "video-diffusion", "reranker", "mae-l16", "clip-b32", "whisper-ft",
+    "moe-32e",
     "detr-tuning", "bert-distil", "dpo-run", "audio-codec", "seg-unet", "tts-v2", "retriever", "codegen-sft",
 )  # fmt: skip
 _USERS = ("aylin", "bruno", "chen", "dara", "emre", "farah", "goran", "hana", "ivo", "jun", "kofi", "lena")

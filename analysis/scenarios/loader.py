@@ -1,8 +1,8 @@
-"""The input pipeline: workers fetch and decode batches in order, at most workers x prefetch ahead of the loop.
+"""The input pipeline: workers make batches in order, at most workers x prefetch ahead of the loop.
 
-Batch k belongs to worker k mod W; it starts when that worker is free and batch k - W x prefetch has been taken.
-Its time is the storage's answer for what the page cache does not hold, then CPU time stretched by whoever else
-wants the cores, the CPU limit and the memory.
+Batch k belongs to worker k mod W; it starts when that worker is free and batch k - W x prefetch has been
+taken. Its time is the storage's answer for what the page cache does not hold, then CPU time stretched by
+whoever else wants the cores, the CPU limit and the memory.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """The input pipeline of one rank, as in a PyTorch DataLoader: batches in order from `workers` processes."""
+    """The input pipeline of one rank, as in a PyTorch DataLoader: `workers` processes make batches."""
 
     workers: int = 8
     prefetch: int = 2
@@ -183,7 +183,8 @@ class Engine:
 
     kv_tokens: capacity of the KV cache. step: seconds of one decode iteration with one request; each more
     adds `step_each`. day: relative swing of the traffic with period `period`. quiet: windows [start, end)
-    without any arrivals.
+    without any arrivals. watermark: share of the KV cache up to which requests are
+    admitted.
     """
 
     engine: str
@@ -196,6 +197,7 @@ class Engine:
     step: float = 0.016
     step_each: float = 0.00009
     prefill: float = 24_000.0
+    watermark: float = 0.995
     gpus_each: int = 1
     day: float = 0.0
     period: float = 3600.0

@@ -81,7 +81,6 @@ def _io_pressure(job: Training, trace: Trace) -> tuple[F, F]:
     chance = np.clip(reading / np.maximum(busy, 1e-9), 0.0, 0.999)
     nobody = np.exp((busy * np.log1p(-chance)).sum(axis=2))
     some = 1.0 - nobody
-    own, _ = _threads(job, trace)
     main_idle = trace.phases[:, Phase.FETCH].reshape(trace.events, job.plan.hosts, -1).min(axis=2)
     asleep = main_idle / np.maximum(trace.line.length[:, None], 1e-9)
     computing = trace.host_sum(job.log.computing)

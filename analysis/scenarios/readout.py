@@ -1,8 +1,8 @@
 """A training job's log as columns of the GPU and step tables, and as truth.
 
-Activity follows from the phases: kernels run at the workload's own activity, a collective that waits or moves
-data keeps a few multiprocessors spinning, copies and host waits leave the device idle. `idle` and `spin` count
-whole 100 ms samples, as a 10 Hz agent sees them, so that short waits do not show there.
+Activity follows from the phases: kernels run at the workload's own activity, a collective that waits or
+moves data keeps a few multiprocessors spinning, copies and host waits leave the device idle. `idle` and
+`spin` count whole 100 ms samples, as a 10 Hz agent sees them, so that short waits do not show there.
 """
 
 from __future__ import annotations

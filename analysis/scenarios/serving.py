@@ -4,8 +4,9 @@ Short ticks for all servers of a job at once. A running request generates a toke
 lasts longer the more requests run. A request is admitted while there is room for its prompt in the KV cache;
 when running requests outgrow the cache, the newest are put back and their context is computed again later.
 
-Lost is time without any iteration, and time spent computing a context again. An iteration with few requests in
-it is not counted as lost: it reads all weights from memory, as a full one does.
+Lost is time without any iteration, and time spent computing a context again. An iteration with few requests
+in it is not counted as lost: it reads all weights from memory, as a full one does. Without a request for two
+minutes a server has no traffic, with pauses in between a low load.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ __all__ = ["ServingActivity"]
 F = NDArray[np.float64]
 
 TICK = 0.25
+#: Seconds without work after which nobody is sending requests.
+SILENCE = 120.0
 #: Activity of a decode iteration with one request, and what a full batch adds; of a prefill.
 DECODE_SM, DECODE_SM_FULL, DECODE_DRAM, PREFILL_SM, PREFILL_TENSOR = 0.55, 0.2, 0.78, 0.9, 0.55
 
@@ -39,6 +42,7 @@ class ServingActivity:
         self.waiting, self.running, self.context = zero.copy(), zero.copy(), zero.copy()
         self.returned, self.returned_context = zero.copy(), zero.copy()
         self.clock = plan.start
+        self.rested = zero.copy()
         if work.rate > 0:
             self._settle()
 
@@ -50,13 +54,14 @@ class ServingActivity:
     def _rate(self, now: float) -> float:
         if any(begin <= now < end for begin, end in self.work.quiet):
             return 0.0
-        return self.work.rate * max(0.0, 1.0 + self.work.day * np.sin(2 * np.pi * now / self.work.period))
+        wave = float(np.sin(2 * np.pi * now / self.work.period))
+        return self.work.rate * max(0.0, 1.0 + self.work.day * wave)
 
     def _tick(self, now: float) -> dict[str, F]:
         work, rng = self.work, self._rng
         arrived = rng.poisson(np.maximum(0.0, self._rate(now) * self._weight * TICK)).astype(np.float64)
         self.waiting += arrived
-        room = np.maximum(0.0, (0.97 * work.kv_tokens - self.context) / (work.prompt + 24.0))
+        room = np.maximum(0.0, (work.watermark * work.kv_tokens - self.context) / (work.prompt + 24.0))
         fresh = np.minimum(
             np.floor(room), np.minimum(self.waiting, np.maximum(0.0, work.max_running - self.running))
         )
@@ -208,8 +213,11 @@ class ServingActivity:
     def _losses(self, done: dict[str, F], seconds: F) -> list[Loss]:
         found = []
         busy = np.minimum(seconds, done["prefill"] + done["decode"])
-        empty = (busy <= 0) & (done["arrived"] <= 0)
         idle = seconds - busy
+        empty = np.zeros(busy.shape, dtype=bool)
+        for row, used in enumerate(busy > 0):
+            self.rested = np.where(used, 0.0, self.rested + seconds[row])
+            empty[row] = self.rested > SILENCE
         for server in range(self.servers):
             ranks = np.arange(self.ranks) // self.work.gpus_each == server
             for cause, lost in (

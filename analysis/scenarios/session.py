@@ -16,12 +16,20 @@ __all__ = ["SessionActivity", "resting_gpu"]
 
 F = NDArray[np.float64]
 
+#: Columns that are zero while nothing runs.
+_ZERO = (
+    "active_seconds", "sm_active_seconds", "sm_occupancy_seconds", "tensor_active_seconds",
+    "dram_active_seconds", "spin_seconds", "throttle_thermal_seconds", "throttle_power_seconds",
+    "throttle_brake_seconds", "pcie_rx_bytes", "pcie_tx_bytes", "nvlink_rx_bytes", "nvlink_tx_bytes",
+    "pcie_replays", "ecc_uncorrected", "xid_errors", "xid_last", "remap_failed", "nvlink_down", "processes",
+)  # fmt: skip
+
 
 def resting_gpu(node: Node, seconds: F, ranks: int) -> Columns:
     """Columns of GPUs on which nothing runs; seconds: length of the windows (windows, 1)."""
     ones = np.ones((len(seconds), ranks))
     zero = 0.0 * ones
-    columns: Columns = dict.fromkeys(("active_seconds", "sm_active_seconds", "sm_occupancy_seconds", "tensor_active_seconds", "dram_active_seconds", "spin_seconds", "throttle_thermal_seconds", "throttle_power_seconds", "throttle_brake_seconds", "pcie_rx_bytes", "pcie_tx_bytes", "nvlink_rx_bytes", "nvlink_tx_bytes", "pcie_replays", "ecc_uncorrected", "xid_errors", "xid_last", "remap_failed", "nvlink_down", "processes"), zero)
+    columns: Columns = dict.fromkeys(_ZERO, zero)
     return columns | {
         "idle_seconds": seconds * ones,
         "memory_used_bytes": 0.6e9 * ones,
@@ -55,8 +63,9 @@ class SessionActivity:
             self._begun.append(self._next)
             self._lasts.append(lasts)
             self._next += lasts + self._wait()
-        begun, lasts = np.array(self._begun)[:, None], np.array(self._lasts)[:, None]
-        ran = ramps(begun, begun + lasts, lasts, edges)[:, 0] if len(begun) else np.zeros(len(edges) - 1)
+        begun: F = np.array(self._begun, dtype=np.float64)[:, None]
+        lasted: F = np.array(self._lasts, dtype=np.float64)[:, None]
+        ran = ramps(begun, begun + lasted, lasted, edges)[:, 0] if len(begun) else np.zeros(len(edges) - 1)
         keep = [i for i, start in enumerate(self._begun) if start + self._lasts[i] > edges[-1]]
         self._begun = [self._begun[i] for i in keep]
         self._lasts = [self._lasts[i] for i in keep]

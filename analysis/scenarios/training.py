@@ -1,4 +1,4 @@
-"""A synchronous training job: fetch, copy, compute, wait for the slowest rank, reduce; now and then save or evaluate.
+"""A synchronous training job: fetch, copy, compute, wait for the slowest rank, reduce; at times save or test.
 
 One step is one event for all ranks. All variants (see `faults`) advance in lockstep; only the factual one is
 logged, beside the length of every step in every variant, from which the truth follows.

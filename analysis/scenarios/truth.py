@@ -1,8 +1,9 @@
 """What really happened: lost seconds by cause for every GPU and window, and who was to blame.
 
-Lost is the time that the same steps would not have taken in the rerun without the fault. Counted besides, each
-as its own cause: checkpoints, evaluations (the part of their time in which the GPU does less than in a training
-step), start-up. Not counted: exposed communication, input waits and idle moments that the healthy job has too.
+Lost is the time that the same steps would not have taken in the rerun without the fault. Counted besides,
+each as its own cause: checkpoints, evaluations (the part of their time in which the GPU does less than in a
+training step), start-up. Not counted: exposed communication, input waits and idle moments that the healthy
+job has too.
 """
 
 from __future__ import annotations
