@@ -85,11 +85,27 @@ _M_SLOW = (
 )
 _META = Ramp("share of metadata operations", "m_meta_share", 0.4, 0.7)
 _META_OUT = Ramp("metadata operations outstanding", "m_meta_outstanding", 0.4, 2.0)
+_STARVED = Ramp("the job's GPUs without any kernel", "g_idle", 0.04, 0.15)
 _WRITES = Ramp(
     "write throughput, B/s",
     pl.max_horizontal(pl.col("d_write") + 0, pl.col("m_write") + 0, "j_write"),
     2e8,
     1e9,
+)
+
+#: Waiting for data while neither storage nor network delivers slowly: the workers themselves are the limit.
+_WORKERS = Ramp(
+    "data wait with quiet storage",
+    pl.col("s_data")
+    * (
+        1
+        - (pl.max_horizontal("m_outstanding", "m_meta_outstanding", "d_outstanding") - 0.3)
+        .clip(0, 1)
+        .fill_null(0)
+    )
+    * (1 - (pl.col("h_rx") / 2e8).clip(0, 1).fill_null(0)),
+    0.08,
+    0.25,
 )
 
 SIGNATURES: Sequence[Signature] = (
@@ -133,7 +149,16 @@ SIGNATURES: Sequence[Signature] = (
     Signature(
         "storage.object",
         need=[Ramp("network ingest, B/s", "h_rx", 2e7, 2e8)],
-        contra=[_BUSY, _NO_WAIT, _CPU, _M_OUT, Ramp("disk utilisation", "d_util", 0.5, 0.9), _SPIN, _WRITES],
+        contra=[
+            Ramp("GPU without any kernel", 1 - pl.col("act"), 0.9, 0.98),
+            _BUSY,
+            _NO_WAIT,
+            _CPU,
+            _M_OUT,
+            Ramp("disk utilisation", "d_util", 0.5, 0.9),
+            _SPIN,
+            _WRITES,
+        ],
         support=[
             _WAITS,
             Ramp("TCP retransmissions", "h_retrans", 0.001, 0.01),
@@ -143,7 +168,7 @@ SIGNATURES: Sequence[Signature] = (
     # Loader workers are runnable and not running, or use all they may.
     Signature(
         "cpu.preprocess",
-        any_of=[[_BUSY, _CPU]],
+        any_of=[[_BUSY, _CPU, _WORKERS]],
         contra=[
             Ramp("throttled by quota", "j_throttled", 0.05, 0.5),
             Ramp("I/O pressure far above CPU pressure", pl.col("psi_io") - pl.col("psi_cpu"), 0.15, 0.5),
@@ -201,20 +226,22 @@ SIGNATURES: Sequence[Signature] = (
         "fabric.link",
         any_of=[
             [
-                Ramp("port errors, 1/s", "p_errors", 1, 20),
-                Ramp("port rate below its peers", "p_slow", 0.2, 0.5),
-                Ramp("port down", "p_down", 0.5, 1.0),
+                Ramp("port errors, 1/s", "g_errors", 1, 20),
+                Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
+                Ramp("port down", "g_down", 0.5, 1.0),
             ],
             [_SPIN, _COMM],
         ],
+        contra=[_STARVED],
     ),
     Signature(
         "fabric.congested",
-        need=[Ramp("congestion marks, pauses and waits against the quiet tenth", "p_congestion", 0.7, 2.0)],
+        need=[Ramp("congestion marks, pauses and waits against the quiet tenth", "g_congestion", 0.7, 2.0)],
         any_of=[[_SPIN, _COMM]],
         contra=[
-            Ramp("port errors, 1/s", "p_errors", 1, 20),
-            Ramp("port rate below its peers", "p_slow", 0.2, 0.5),
+            _STARVED,
+            Ramp("port errors, 1/s", "g_errors", 1, 20),
+            Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
         ],
     ),
     # Everybody spins alike and bytes move: communication itself is what takes the time.
@@ -222,10 +249,11 @@ SIGNATURES: Sequence[Signature] = (
         "fabric.collective",
         any_of=[[_SPIN, _COMM]],
         contra=[
+            _STARVED,
             Ramp("a rank that spins far less, robust z", "g_odd", 4, 8),
-            Ramp("congestion marks, pauses and waits", "p_congestion", 0.7, 2.0),
-            Ramp("port errors, 1/s", "p_errors", 1, 20),
-            Ramp("port rate below its peers", "p_slow", 0.2, 0.5),
+            Ramp("congestion marks, pauses and waits", "g_congestion", 0.7, 2.0),
+            Ramp("port errors, 1/s", "g_errors", 1, 20),
+            Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
         ],
         support=[
             _COMM,
@@ -243,8 +271,8 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("ranks to compare", "g_size", 3, 4),
         ],
         contra=[
-            Ramp("port errors, 1/s", "p_errors", 1, 20),
-            Ramp("port rate below its peers", "p_slow", 0.2, 0.5),
+            Ramp("port errors, 1/s", "g_errors", 1, 20),
+            Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
         ],
     ),
     # All ranks stop together while bytes leave.
@@ -263,8 +291,8 @@ SIGNATURES: Sequence[Signature] = (
         contra=[
             _WAITS,
             Ramp("I/O pressure", "psi_io", 0.2, 0.5),
-            Ramp("spinning", "spin", 0.2, 0.5),
-            Ramp("GPU without any kernel", "idle", 0.5, 0.9),
+            Ramp("spinning", "spin", 0.03, 0.12),
+            Ramp("GPU without any kernel", "idle", 0.05, 0.2),
         ],
         support=[Ramp("time with a kernel but few SMs", pl.col("act") - pl.col("sm"), 0.1, 0.3)],
     ),
@@ -275,12 +303,18 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("GPU without any kernel", 1 - pl.col("act"), 0.9, 0.98),
             Ramp("job younger than 20 min", 1 - pl.col("j_age") / 1200, 0.0, 0.05),
         ],
+        contra=[Ramp("it has been busy in this job before", "begun", 0.1, 0.3)],
     ),
     Signature(
         "idle.held",
         need=[Ramp("GPU without any kernel", 1 - pl.col("act"), 0.9, 0.98)],
         contra=[
-            Ramp("job younger than 20 min", 1 - pl.col("j_age") / 1200, 0.0, 0.05),
+            Ramp(
+                "not begun, job younger than 20 min",
+                (1 - pl.col("j_age") / 1200) * (pl.col("begun") < 0.3),
+                0.0,
+                0.05,
+            ),
             Ramp("CPU used by the job, cores", "j_cpu_used", 1.0, 4.0),
             Ramp("I/O of the job, B/s", "j_io", 1e7, 1e8),
             Ramp("requests served", "v_room", 0.5, 1.0),
@@ -294,12 +328,31 @@ SIGNATURES: Sequence[Signature] = (
     ),
     Signature(
         "serve.no_traffic",
-        need=[Ramp("free places in the batch", 1 - (pl.col("v_running") + pl.col("v_waiting")), 0.5, 1.0)],
+        need=[
+            Ramp(
+                "no request running, waiting or finished",
+                1 - (pl.col("v_running") + pl.col("v_waiting") + pl.col("v_requests").fill_null(0)),
+                0.5,
+                1.0,
+            )
+        ],
     ),
     Signature(
         "serve.low_load",
-        need=[Ramp("a server runs here", "v_running", 0.0, 0.5)],
+        need=[
+            Ramp(
+                "requests running, waiting or finished",
+                pl.col("v_running") + pl.col("v_waiting") + pl.col("v_requests").fill_null(0),
+                0.0,
+                0.5,
+            )
+        ],
         contra=[Ramp("KV cache in use", "v_kv", 0.8, 0.92), Ramp("requests waiting", "v_waiting", 1, 4)],
+    ),
+    Signature(
+        "hardware.fault",
+        need=[Ramp("inactive NVLinks or failed row remappings in the job", "g_broken", 0.0, 1.0)],
+        contra=[_STARVED],
     ),
 )
 

@@ -84,6 +84,44 @@ def _rate(column: str) -> pl.Expr:
     return pl.col(column) / pl.col("dt")
 
 
+#: XIDs that a bug in the application raises (NVIDIA, "XID Errors"): they end the job, not the GPU.
+_USER_XIDS = (13.0, 31.0, 43.0, 45.0, 68.0)
+
+
+def _fault() -> pl.Expr:
+    """Whether the job stands still since one of its GPUs had an XID or an uncorrectable error."""
+    who = ["job", "host", "gpu"]
+    xid = (pl.col("xid_errors") > 0) & ~pl.col("xid_last").is_in(_USER_XIDS)
+    event = xid.fill_null(False) | (pl.col("ecc_uncorrected") > 0).fill_null(False)
+    mine = pl.when(event).then(pl.col("ts"))
+    anyone = pl.coalesce(pl.when(pl.col("job").is_not_null()).then(mine.max().over("job", "ts")), mine)
+    since = anyone.forward_fill().over(who, order_by="ts")
+    good = (
+        pl.when(pl.col("useful") >= 0.5 * pl.col("reference"))
+        .then(pl.col("ts"))
+        .forward_fill()
+        .over(who, order_by="ts")
+    )
+    still = good.is_null() | (good <= since + pl.duration(seconds=pl.col("dt").fill_null(0)))
+    recent = pl.col("ts") - since <= pl.duration(hours=2)
+    return (since.is_not_null() & still & recent).fill_null(False)
+
+
+#: Parts of a step that the loop itself timed.
+PARTS = ("s_data", "s_h2d", "s_comm", "s_checkpoint", "s_eval")
+
+
+def _measured() -> dict[str, pl.Expr]:
+    """`x_*`: each timed part beyond what the job has in its best windows (at most 5 % of a step)."""
+    who = ["job", "host", "gpu"]
+    return {
+        "x" + part[1:]: (
+            pl.col(part) - pl.min_horizontal(pl.col(part).quantile(0.1).over(who), pl.lit(0.05))
+        ).clip(0, 1)
+        for part in PARTS
+    }
+
+
 def _host(host: pl.LazyFrame) -> pl.LazyFrame:
     return host.select(
         "host",
@@ -240,6 +278,7 @@ def _servers(server: pl.LazyFrame) -> pl.LazyFrame:
         v_running=pl.col("running").sum(),
         v_room=pl.col("max_running").sum(),
         v_preemptions=pl.col("preemptions").sum(),
+        v_requests=pl.col("requests").sum(),
     )
 
 
@@ -247,12 +286,24 @@ def _group_features() -> dict[str, pl.Expr]:
     """How the GPUs of one job compare within a window."""
     of_job = ["job", "ts"]
     apart = pl.col("g_spin") - pl.col("spin")
+    broken = pl.col("nvlink_down").fill_null(0) + pl.col("remap_failed").fill_null(0)
     spread = pl.max_horizontal(1.4826 * apart.abs().median().over(of_job), pl.lit(0.02))
     return {
         "g_size": pl.len().over(of_job),
         # How far the rank that spins least is from the rest, in robust standard deviations and as a share.
         "g_odd": (apart.max().over(of_job) / spread),
         "g_gap": apart.max().over(of_job),
+        "g_idle": pl.when(pl.col("job").is_not_null())
+        .then(pl.col("idle").median().over(of_job))
+        .otherwise("idle"),
+        "g_errors": pl.coalesce(pl.col("p_errors").max().over(of_job), "p_errors"),
+        "g_slow": pl.coalesce(pl.col("p_slow").max().over(of_job), "p_slow"),
+        "g_down": pl.coalesce(pl.col("p_down").max().over(of_job), "p_down"),
+        "g_congestion": pl.coalesce(pl.col("p_congestion").max().over(of_job), "p_congestion"),
+        "begun": pl.col("useful").fill_null(0).cum_max().over(["job", "host", "gpu"], order_by="ts"),
+        "g_broken": pl.coalesce(broken.max().over(of_job), broken),
+        "fault": _fault(),
+        **_measured(),
         "g_low": pl.when(pl.col("job").is_not_null()).then(
             (pl.col("useful") < 0.5 * pl.col("reference")).mean().over(of_job)
         ),

@@ -23,6 +23,9 @@ ON_SCORE, OFF_SCORE = 0.6, 0.4
 ON_SHARE = 0.1
 ON_WINDOWS, OFF_WINDOWS = 3, 6
 BRIDGE = timedelta(seconds=30)
+#: Causes that come and go by nature: three windows within this many make one finding that spans them.
+RECURRING = ("checkpoint", "phase.evaluation")
+RECUR_WINDOWS = 90
 #: Resource that names a finding's scope, by cause.
 _RESOURCE = {
     "storage.remote": "m_mount",
@@ -61,8 +64,19 @@ def episodes(shares: pl.DataFrame, scores: pl.DataFrame, step: float) -> pl.Data
     share = pl.col("lost_seconds") / pl.col("covered_seconds")
     on = ((pl.col("score") >= ON_SCORE) & (share >= ON_SHARE)).fill_null(False)
     off = ((pl.col("score") <= OFF_SCORE) | (share < ON_SHARE / 2)).fill_null(True)
-    began = on.cast(pl.Int8).rolling_sum(ON_WINDOWS, min_samples=ON_WINDOWS).over(key) == ON_WINDOWS
-    ended = off.cast(pl.Int8).rolling_sum(OFF_WINDOWS, min_samples=OFF_WINDOWS).over(key) == OFF_WINDOWS
+    seen_on, seen_off = on.cast(pl.Int16), off.cast(pl.Int16)
+    again = pl.col("cause").is_in(RECURRING)
+    began = (
+        pl.when(again)
+        .then((seen_on.rolling_sum(RECUR_WINDOWS, min_samples=1).over(key) >= ON_WINDOWS) & on)
+        .otherwise(seen_on.rolling_sum(ON_WINDOWS, min_samples=ON_WINDOWS).over(key) == ON_WINDOWS)
+    )
+    patience = pl.when(again).then(
+        seen_off.rolling_sum(RECUR_WINDOWS, min_samples=RECUR_WINDOWS).over(key) == RECUR_WINDOWS
+    )
+    ended = patience.otherwise(
+        seen_off.rolling_sum(OFF_WINDOWS, min_samples=OFF_WINDOWS).over(key) == OFF_WINDOWS
+    )
     state = pl.when(began).then(1).when(ended).then(0)
     marked = long.with_columns(state.alias("_mark"), on.alias("_on")).with_columns(
         pl.col("_mark").forward_fill().over(key).fill_null(0).alias("_state")

@@ -17,6 +17,10 @@ BINS = 200
 #: A reference below this is no healthy level: the job's other GPUs, else DEFAULT, stand in for it.
 LOW_REFERENCE = 0.5
 DEFAULT_REFERENCE = 0.8
+#: Windows over which a level counts as sustained.
+SUSTAINED = 6
+#: Share without any kernel in the best windows of a job that was never fed.
+NEVER_FED = 0.2
 #: SM activity of a GPU that only spins inside a collective: a few blocks a link.
 SPIN_SM = 0.12
 #: Device memory busy for this share of a window is productive whatever the SMs say.
@@ -62,12 +66,21 @@ def gpu_windows(gpu: pl.LazyFrame, step: float) -> pl.LazyFrame:
 def with_reference(windows: pl.LazyFrame) -> pl.LazyFrame:
     """Adds reference (what useful reaches when this job is fed) and chronic (it never was)."""
     who = ["job", "host", "gpu"]
+    # A minute's mean: the level that the job sustains, not the luckiest ten seconds.
+    sustained = pl.col("useful").rolling_mean(SUSTAINED, min_samples=1).over(who, order_by="ts")
     own = pl.col("_bin").quantile(0.95, interpolation="higher").over(who)
-    level = (own + 1) / BINS
+    # A job that has no kernel for a fifth of even its best windows was never fed: its level is that of the
+    # time in which kernels run.
+    running = pl.col("act") - pl.col("spin").fill_null(0)
+    while_running = (pl.col("useful") / running.clip(0.1, 1)).clip(0, 1).quantile(0.8).over(who)
+    starved = (pl.col("idle").quantile(0.05).over(who) >= NEVER_FED).fill_null(False)
+    level = (
+        pl.when(starved).then(pl.max_horizontal((own + 1) / BINS, while_running)).otherwise((own + 1) / BINS)
+    )
     known = pl.when(level >= LOW_REFERENCE).then(level)
     peers = pl.when(pl.col("job").is_not_null()).then(known.median().over("job"))
     return (
-        windows.with_columns(((pl.col("useful") * BINS).floor().clip(0, BINS - 1)).alias("_bin"))
+        windows.with_columns(((sustained * BINS).floor().clip(0, BINS - 1)).alias("_bin"))
         .with_columns(known.alias("_own"), peers.alias("_peers"))
         .with_columns(
             pl.coalesce("_own", "_peers", pl.lit(DEFAULT_REFERENCE)).alias("reference"),

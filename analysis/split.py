@@ -1,8 +1,9 @@
 """Splits each window's lost seconds over causes: first what is certain, then what was measured, then inferred.
 
-1. What throttling took and what a fault explains is deterministic. 2. Parts that the loop itself timed cap
-their causes. 3. The rest goes to the inferred causes by score squared, `unknown` taking part with
-max(0.15, 1 - best score). Shares sum exactly to the loss.
+1. What throttling took, and a job that stands still after a fault, is certain. 2. Where the loop timed its
+own parts, what it waited for (data, copies, peers, checkpoints, evaluation) divides the rest in proportion.
+3. Within each part, and for all of it without such times, the inferred causes share by score squared, with
+`unknown` taking part with max(0.15, 1 - best score). Shares sum exactly to the loss.
 """
 
 from __future__ import annotations
@@ -12,50 +13,64 @@ import polars as pl
 from wellfed.analysis.causes import UNKNOWN
 from wellfed.analysis.evidence import SIGNATURES, score
 
-__all__ = ["CAUSE_COLUMNS", "scored", "shares"]
+__all__ = ["scored", "shares"]
 
 _INFERRED = tuple(s.cause for s in SIGNATURES)
-_CERTAIN = ("throttle.thermal", "throttle.power", "hardware.fault")
-CAUSE_COLUMNS = (*_CERTAIN, *_INFERRED, UNKNOWN)
+#: Timed part of a step -> the causes that explain it; what is not here is in the rest, the loop's own work.
+_PART = {
+    "x_data": (
+        "storage.read", "storage.remote", "storage.metadata", "storage.object",
+        "cpu.preprocess", "cpu.quota", "memory.pressure",
+    ),
+    "x_h2d": ("pcie.copy", "pcie.degraded"),
+    "x_comm": ("fabric.collective", "fabric.link", "fabric.congested", "straggler", "hardware.fault"),
+    "x_checkpoint": ("checkpoint",),
+    "x_eval": ("phase.evaluation",),
+}  # fmt: skip
+#: A part this small says nothing.
+_LEAST_PART = 0.02
 
 
 def scored(windows: pl.LazyFrame, stretch: float = 1.0) -> pl.LazyFrame:
-    """Adds one score column a cause, named by it."""
-    fault = (
-        (pl.col("xid_errors").fill_null(0) > 0)
-        | (pl.col("ecc_uncorrected").fill_null(0) > 0)
-        | (pl.col("remap_failed").fill_null(0) > 0)
-        | (pl.col("nvlink_down").fill_null(0) > 0)
-    )
-    return windows.with_columns(
-        *(score(s, stretch) for s in SIGNATURES),
-        fault.cast(pl.Float64).alias("hardware.fault"),
+    """Adds one score column a cause, named by it. stretch: scales all thresholds (sensitivity tests)."""
+    certain = pl.col("fault").cast(pl.Float64)
+    return windows.with_columns(*(score(s, stretch) for s in SIGNATURES)).with_columns(
+        pl.max_horizontal("hardware.fault", certain).alias("hardware.fault"),
         (pl.col("t_thermal") / 0.02).clip(0, 1).fill_null(0).alias("throttle.thermal"),
         ((pl.col("t_power") - 0.01) / 0.2).clip(0, 1).fill_null(0).alias("throttle.power"),
     )
 
 
 def shares(windows: pl.LazyFrame) -> pl.LazyFrame:
-    """Long rows of ts, host, gpu, job, cause, lost_seconds and score for windows that lost something."""
+    """Long rows of ts, host, gpu, job, cause, lost_seconds for windows that lost something."""
     lost, throttled = pl.col("lost_seconds"), pl.col("throttled_seconds")
-    fault = pl.col("hardware.fault") > 0
-    weights = {c: pl.col(c) ** 2 for c in _INFERRED}
-    best = pl.max_horizontal(*_INFERRED)
-    weights[UNKNOWN] = pl.max_horizontal(pl.lit(0.15), 1 - best) ** 2
-    total = sum(weights.values(), start=pl.lit(0.0))
-    rest = pl.when(fault).then(0.0).otherwise(lost - throttled)
-    heat = (
-        pl.when(pl.col("throttle.thermal") + pl.col("throttle.power") > 0)
-        .then(pl.col("throttle.thermal") / (pl.col("throttle.thermal") + pl.col("throttle.power")))
-        .otherwise(1.0)
-    )
-    columns = {
-        "hardware.fault": pl.when(fault).then(lost - throttled).otherwise(0.0),
-        "throttle.thermal": throttled * heat,
-        "throttle.power": throttled * (1 - heat),
-        **{c: rest * w / total for c, w in weights.items()},
-    }
+    rest = pl.when(pl.col("fault")).then(0.0).otherwise(lost - throttled)
+    parts = {part: pl.when(pl.col(part) >= _LEAST_PART).then(pl.col(part)).fill_null(0.0) for part in _PART}
+    timed = sum(parts.values(), start=pl.lit(0.0))
+    known = timed > 0
+    columns: dict[str, pl.Expr] = {}
+    for part, causes in _PART.items():
+        mine = pl.when(known).then(rest * parts[part] / timed).otherwise(0.0)
+        _divide(columns, mine, causes)
+    _divide(columns, pl.when(known).then(0.0).otherwise(rest), _INFERRED)
+    heat = pl.col("throttle.thermal") + pl.col("throttle.power")
+    hot = pl.when(heat > 0).then(pl.col("throttle.thermal") / heat).otherwise(1.0)
+    columns["throttle.thermal"] = throttled * hot
+    columns["throttle.power"] = throttled * (1 - hot)
+    columns["hardware.fault"] = columns["hardware.fault"] + pl.when(pl.col("fault")).then(
+        lost - throttled
+    ).otherwise(0.0)
     key = ["ts", "host", "gpu", "job"]
     amounts = windows.filter(lost > 0).select(*key, *(e.alias(c) for c, e in columns.items()))
     long = amounts.unpivot(index=key, on=list(columns), variable_name="cause", value_name="lost_seconds")
     return long.filter(pl.col("lost_seconds") > 0)
+
+
+def _divide(columns: dict[str, pl.Expr], amount: pl.Expr, causes: tuple[str, ...]) -> None:
+    """Adds amount to the causes' columns, by score squared, and to unknown."""
+    unsure = pl.max_horizontal(pl.lit(0.15), 1 - pl.max_horizontal(*causes))
+    weights = {**{c: pl.col(c) ** 2 for c in causes}, UNKNOWN: unsure**2}
+    total = sum(weights.values(), start=pl.lit(0.0))
+    for cause, weight in weights.items():
+        share = amount * weight / total
+        columns[cause] = columns[cause] + share if cause in columns else share
