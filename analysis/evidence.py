@@ -72,8 +72,8 @@ def score(signature: Signature, stretch: float = 1.0) -> pl.Expr:
 _IO = Ramp("I/O pressure", "psi_io", 0.05, 0.25)
 _CPU = Ramp("CPU pressure", "psi_cpu", 0.15, 0.5)
 _BUSY = Ramp("CPU used of what it may use", "cpu_share", 0.75, 0.95)
-_WAITS = Ramp("data wait in the loop", "s_data", 0.03, 0.15, 2.0)
-_NO_WAIT = Ramp("no data wait in the loop", 1 - pl.col("s_data") * 12, 0.5, 0.9)
+_WAITS = Ramp("data wait in the loop", "g_data", 0.03, 0.15, 2.0)
+_NO_WAIT = Ramp("no data wait in the loop", 1 - pl.col("g_data") * 12, 0.5, 0.9)
 _SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.1, 0.35)
 _COMM = Ramp("exposed communication in the loop", "s_comm", 0.08, 0.25, 2.0)
 #: Outstanding reads by Little's law: a loader that keeps up rarely has one waiting.
@@ -85,7 +85,7 @@ _M_SLOW = (
 )
 _META = Ramp("share of metadata operations", "m_meta_share", 0.4, 0.7)
 _META_OUT = Ramp("metadata operations outstanding", "m_meta_outstanding", 0.4, 2.0)
-_STARVED = Ramp("the job's GPUs without any kernel", "g_idle", 0.04, 0.15)
+_STARVED = Ramp("a GPU of the job without any kernel", "g_idle", 0.06, 0.2)
 _WRITES = Ramp(
     "write throughput, B/s",
     pl.max_horizontal(pl.col("d_write") + 0, pl.col("m_write") + 0, "j_write"),
@@ -96,7 +96,7 @@ _WRITES = Ramp(
 #: Waiting for data while neither storage nor network delivers slowly: the workers themselves are the limit.
 _WORKERS = Ramp(
     "data wait with quiet storage",
-    pl.col("s_data")
+    pl.col("g_data")
     * (
         1
         - (pl.max_horizontal("m_outstanding", "m_meta_outstanding", "d_outstanding") - 0.3)
@@ -249,6 +249,8 @@ SIGNATURES: Sequence[Signature] = (
         "fabric.collective",
         any_of=[[_SPIN, _COMM]],
         contra=[
+            Ramp("inactive NVLinks in the job", "g_broken", 0.0, 1.0),
+            Ramp("a rank that spins far less in this window, robust z", "g_odd_now", 4, 8),
             _STARVED,
             Ramp("a rank that spins far less, robust z", "g_odd", 4, 8),
             Ramp("congestion marks, pauses and waits", "g_congestion", 0.7, 2.0),
@@ -265,12 +267,14 @@ SIGNATURES: Sequence[Signature] = (
     Signature(
         "straggler",
         need=[
-            Ramp("this GPU spins", "spin", 0.08, 0.3),
+            Ramp("this GPU spins", "spin", 0.03, 0.12),
             Ramp("the rank that spins least, robust z", "g_odd", 3, 6),
             Ramp("its distance to the median", "g_gap", 0.05, 0.12),
             Ramp("ranks to compare", "g_size", 3, 4),
         ],
         contra=[
+            Ramp("share of the ranks that wait for data", "g_starving", 0.4, 0.7),
+            Ramp("inactive NVLinks in the job", "g_broken", 0.0, 1.0),
             Ramp("port errors, 1/s", "g_errors", 1, 20),
             Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
         ],

@@ -26,10 +26,10 @@ _ERRORS = (
 def join(gpu: pl.LazyFrame, tables: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     """The GPU windows with everything about them. tables: amounts on the same grid."""
     host = ["host", "ts"]
-    of_job = ["job", "ts"]
-    middle = pl.when(pl.col("job").is_not_null()).then(pl.col("spin").median().over(of_job))
     rows = (
-        gpu.with_columns(*_gpu_features(), middle.alias("g_spin"))
+        gpu.with_columns(
+            *_gpu_features(), _lasting("spin").alias("spin_lately"), _lasting("idle").alias("idle_lately")
+        )
         .join(_host(tables["host"]), on=host, how="left")
         .join(_disks(tables["disk"]), on=host, how="left")
         .join(_mounts(tables["mount"]), on=host, how="left")
@@ -45,13 +45,22 @@ def join(gpu: pl.LazyFrame, tables: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     )
     per_job_gpu = pl.col("h_cpus") / pl.len().over("host", "ts")
     return rows.with_columns(
+        _lasting("s_data").alias("data_lately"),
         psi_cpu=pl.coalesce("j_psi_cpu", "h_psi_cpu"),
         psi_io=pl.coalesce("j_psi_io", "h_psi_io"),
         psi_memory=pl.coalesce("j_psi_memory", "h_psi_memory"),
         cpu_share=pl.max_horizontal("h_cpu_busy", pl.col("j_cpu_used") / pl.col("j_cpu_limit")),
         cores=per_job_gpu,
-        **_group_features(),
-    )
+    ).with_columns(**_group_features())
+
+
+#: Windows over which ranks are compared.
+LATELY = 12
+
+
+def _lasting(column: str) -> pl.Expr:
+    """A GPU's mean over the last two minutes."""
+    return pl.col(column).rolling_mean(LATELY, min_samples=3).over(["job", "host", "gpu"], order_by="ts")
 
 
 def _gpu_features() -> list[pl.Expr]:
@@ -285,17 +294,33 @@ def _servers(server: pl.LazyFrame) -> pl.LazyFrame:
 def _group_features() -> dict[str, pl.Expr]:
     """How the GPUs of one job compare within a window."""
     of_job = ["job", "ts"]
-    apart = pl.col("g_spin") - pl.col("spin")
+    alone = pl.col("job").is_null()
+    # Ranks take turns in being last when they all wait for data; a straggler is last for minutes.
+    lately = pl.col("spin_lately")
+    middle = lately.median().over(of_job)
+    spread = pl.max_horizontal(1.4826 * (lately - middle).abs().median().over(of_job), pl.lit(0.02))
+    now = pl.col("spin")
+    spread_now = pl.max_horizontal(
+        1.4826 * (now - now.median().over(of_job)).abs().median().over(of_job), pl.lit(0.02)
+    )
+    gap = middle - lately.min().over(of_job)
     broken = pl.col("nvlink_down").fill_null(0) + pl.col("remap_failed").fill_null(0)
-    spread = pl.max_horizontal(1.4826 * apart.abs().median().over(of_job), pl.lit(0.02))
     return {
         "g_size": pl.len().over(of_job),
+        "g_spin": pl.when(~alone).then(pl.col("spin").median().over(of_job)),
         # How far the rank that spins least is from the rest, in robust standard deviations and as a share.
-        "g_odd": (apart.max().over(of_job) / spread),
-        "g_gap": apart.max().over(of_job),
-        "g_idle": pl.when(pl.col("job").is_not_null())
-        .then(pl.col("idle").median().over(of_job))
-        .otherwise("idle"),
+        "g_odd": pl.when(~alone).then(gap / spread),
+        "g_gap": pl.when(~alone).then(gap),
+        "g_odd_now": pl.when(~alone).then(
+            (pl.col("spin").median().over(of_job) - pl.col("spin").min().over(of_job)) / spread_now
+        ),
+        # Share of the ranks that waited for data within the last minutes.
+        "g_starving": pl.when(~alone).then(
+            (pl.max_horizontal("idle_lately", "data_lately") >= 0.02).mean().over(of_job)
+        ),
+        # Who waits for data makes everybody wait at the next reduction.
+        "g_idle": pl.when(alone).then(pl.col("idle")).otherwise(pl.col("idle").max().over(of_job)),
+        "g_data": pl.when(alone).then(pl.col("s_data")).otherwise(pl.col("s_data").max().over(of_job)),
         "g_errors": pl.coalesce(pl.col("p_errors").max().over(of_job), "p_errors"),
         "g_slow": pl.coalesce(pl.col("p_slow").max().over(of_job), "p_slow"),
         "g_down": pl.coalesce(pl.col("p_down").max().over(of_job), "p_down"),

@@ -17,16 +17,30 @@ __all__ = ["scored", "shares"]
 
 _INFERRED = tuple(s.cause for s in SIGNATURES)
 #: Timed part of a step -> the causes that explain it; what is not here is in the rest, the loop's own work.
+_INPUT = (
+    "storage.read",
+    "storage.remote",
+    "storage.metadata",
+    "storage.object",
+    "cpu.preprocess",
+    "cpu.quota",
+    "memory.pressure",
+)
 _PART = {
-    "x_data": (
-        "storage.read", "storage.remote", "storage.metadata", "storage.object",
-        "cpu.preprocess", "cpu.quota", "memory.pressure",
-    ),
+    "x_data": _INPUT,
     "x_h2d": ("pcie.copy", "pcie.degraded"),
-    "x_comm": ("fabric.collective", "fabric.link", "fabric.congested", "straggler", "hardware.fault"),
+    # A rank that is late for want of data makes its peers wait in their reduction.
+    "x_comm": (
+        "fabric.collective",
+        "fabric.link",
+        "fabric.congested",
+        "straggler",
+        "hardware.fault",
+        *_INPUT,
+    ),
     "x_checkpoint": ("checkpoint",),
     "x_eval": ("phase.evaluation",),
-}  # fmt: skip
+}
 #: A part this small says nothing.
 _LEAST_PART = 0.02
 
