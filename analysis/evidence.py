@@ -73,7 +73,10 @@ _IO = Ramp("I/O pressure", "psi_io", 0.05, 0.25)
 _CPU = Ramp("CPU pressure", "psi_cpu", 0.15, 0.5)
 _BUSY = Ramp("CPU used of what it may use", "cpu_share", 0.75, 0.95)
 _WAITS = Ramp("data wait in the loop", "g_data", 0.03, 0.15, 2.0)
-_NO_WAIT = Ramp("no data wait in the loop", 1 - pl.col("g_data") * 12, 0.5, 0.9)
+#: Whoever lacks data has no kernel to run, or says so.
+_STARVES = Ramp(
+    "a rank without kernels or waiting for data", pl.max_horizontal("g_data", "g_gaps"), 0.04, 0.12
+)
 _SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.1, 0.35)
 _COMM = Ramp("exposed communication in the loop", "s_comm", 0.08, 0.25, 2.0)
 #: Outstanding reads by Little's law: a loader that keeps up rarely has one waiting.
@@ -103,7 +106,7 @@ _WORKERS = Ramp(
         .clip(0, 1)
         .fill_null(0)
     )
-    * (1 - (pl.col("h_rx") / 2e8).clip(0, 1).fill_null(0)),
+    * (1 - ((pl.col("h_rx") - pl.col("m_read").fill_null(0)) / 2e8).clip(0, 1).fill_null(0)),
     0.08,
     0.25,
 )
@@ -112,6 +115,7 @@ SIGNATURES: Sequence[Signature] = (
     # A saturated device is busy nearly all the time with reads queued; CPU is idle meanwhile.
     Signature(
         "storage.read",
+        need=[_STARVES],
         any_of=[
             [
                 Ramp("disk utilisation", "d_util", 0.75, 0.95),
@@ -119,22 +123,22 @@ SIGNATURES: Sequence[Signature] = (
             ],
             [Ramp("reads outstanding at the disk", "d_outstanding", 0.7, 3.0)],
         ],
-        contra=[_BUSY, _NO_WAIT],
+        contra=[_BUSY],
         support=[_IO, _WAITS],
     ),
     # Reads wait at the mount, and each takes longer than the server needs when it is quiet.
     Signature(
         "storage.remote",
-        need=[_M_OUT],
+        need=[_STARVES, _M_OUT],
         any_of=[_M_SLOW],
-        contra=[_BUSY, _NO_WAIT],
+        contra=[_BUSY],
         support=[_IO, _WAITS, Ramp("client queue against round trip", "m_queue", 0.5, 2.0, 0.5)],
     ),
     # Opening and listing, not bytes: most operations are metadata and they are what is outstanding.
     Signature(
         "storage.metadata",
-        need=[_META_OUT, _META],
-        contra=[_BUSY, _NO_WAIT],
+        need=[_STARVES, _META_OUT, _META],
+        contra=[_BUSY],
         support=[
             Ramp(
                 "time in metadata over time in reads",
@@ -148,15 +152,14 @@ SIGNATURES: Sequence[Signature] = (
     # Samples over the network without a mount: neither disk, mount nor CPU waits, and traffic is what moves.
     Signature(
         "storage.object",
-        need=[Ramp("network ingest, B/s", "h_rx", 2e7, 2e8)],
+        need=[_STARVES, Ramp("network ingest, B/s", "h_rx", 2e7, 2e8)],
         contra=[
+            Ramp("mount traffic over network traffic", pl.col("m_read") / pl.col("h_rx"), 0.3, 0.7),
             Ramp("GPU without any kernel", 1 - pl.col("act"), 0.9, 0.98),
             _BUSY,
-            _NO_WAIT,
             _CPU,
             _M_OUT,
             Ramp("disk utilisation", "d_util", 0.5, 0.9),
-            _SPIN,
             _WRITES,
         ],
         support=[
@@ -168,22 +171,22 @@ SIGNATURES: Sequence[Signature] = (
     # Loader workers are runnable and not running, or use all they may.
     Signature(
         "cpu.preprocess",
+        need=[_STARVES],
         any_of=[[_BUSY, _CPU, _WORKERS]],
         contra=[
             Ramp("throttled by quota", "j_throttled", 0.05, 0.5),
             Ramp("I/O pressure far above CPU pressure", pl.col("psi_io") - pl.col("psi_cpu"), 0.15, 0.5),
-            _NO_WAIT,
         ],
         support=[_WAITS, _CPU, _BUSY],
     ),
     Signature(
         "cpu.quota",
-        need=[Ramp("throttled by quota, s/s", "j_throttled", 0.05, 0.5)],
-        contra=[_NO_WAIT],
+        need=[_STARVES, Ramp("throttled by quota, s/s", "j_throttled", 0.05, 0.5)],
         support=[_WAITS, Ramp("CPU pressure", "psi_cpu", 0.05, 0.3)],
     ),
     Signature(
         "memory.pressure",
+        need=[_STARVES],
         any_of=[
             [
                 Ramp("memory pressure (full)", "psi_memory", 0.02, 0.08),
@@ -199,9 +202,17 @@ SIGNATURES: Sequence[Signature] = (
             Ramp(
                 "PCIe utilisation of the trained link",
                 pl.max_horizontal("pcie_rx_util", "pcie_tx_util"),
-                0.45,
+                0.05,
+                0.2,
+            ),
+            Ramp(
+                "time of copies over time lost",
+                pl.max_horizontal("pcie_rx_util", "pcie_tx_util")
+                * pl.col("covered_seconds")
+                / pl.col("lost_seconds"),
+                0.4,
                 0.8,
-            )
+            ),
         ],
         contra=[Ramp("link below its build", "pcie_short", 0.2, 0.5)],
         support=[Ramp("host-to-device copies in the loop", "s_h2d", 0.08, 0.25, 2.0)],
@@ -298,7 +309,10 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("spinning", "spin", 0.03, 0.12),
             Ramp("GPU without any kernel", "idle", 0.05, 0.2),
         ],
-        support=[Ramp("time with a kernel but few SMs", pl.col("act") - pl.col("sm"), 0.1, 0.3)],
+        support=[
+            Ramp("GPU engine not busy", 1 - pl.col("act"), 0.05, 0.2),
+            Ramp("time with a kernel but few SMs", pl.col("act") - pl.col("sm"), 0.1, 0.3, 0.3),
+        ],
     ),
     Signature("phase.evaluation", need=[Ramp("evaluation in the loop", "s_eval", 0.05, 0.3)]),
     Signature(

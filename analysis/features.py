@@ -320,6 +320,7 @@ def _group_features() -> dict[str, pl.Expr]:
         ),
         # Who waits for data makes everybody wait at the next reduction.
         "g_idle": pl.when(alone).then(pl.col("idle")).otherwise(pl.col("idle").max().over(of_job)),
+        "g_gaps": pl.when(alone).then(1 - pl.col("act")).otherwise((1 - pl.col("act")).max().over(of_job)),
         "g_data": pl.when(alone).then(pl.col("s_data")).otherwise(pl.col("s_data").max().over(of_job)),
         "g_errors": pl.coalesce(pl.col("p_errors").max().over(of_job), "p_errors"),
         "g_slow": pl.coalesce(pl.col("p_slow").max().over(of_job), "p_slow"),

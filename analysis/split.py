@@ -47,8 +47,11 @@ _LEAST_PART = 0.02
 
 def scored(windows: pl.LazyFrame, stretch: float = 1.0) -> pl.LazyFrame:
     """Adds one score column a cause, named by it. stretch: scales all thresholds (sensitivity tests)."""
+    # A late peer of a rank that starves itself is the same problem, not a straggler.
+    alike = 1 - pl.max_horizontal(*_INPUT)
     certain = pl.col("fault").cast(pl.Float64)
     return windows.with_columns(*(score(s, stretch) for s in SIGNATURES)).with_columns(
+        (pl.col("straggler") * alike).alias("straggler"),
         pl.max_horizontal("hardware.fault", certain).alias("hardware.fault"),
         (pl.col("t_thermal") / 0.02).clip(0, 1).fill_null(0).alias("throttle.thermal"),
         ((pl.col("t_power") - 0.01) / 0.2).clip(0, 1).fill_null(0).alias("throttle.power"),
