@@ -214,7 +214,7 @@ SIGNATURES: Sequence[Signature] = (
                 0.8,
             ),
         ],
-        contra=[Ramp("link below its build", "pcie_short", 0.2, 0.5)],
+        contra=[_SPIN, Ramp("link below its build", "pcie_short", 0.2, 0.5)],
         support=[Ramp("host-to-device copies in the loop", "s_h2d", 0.08, 0.25, 2.0)],
     ),
     # A link below its build matters when copies fill what is left of it.

@@ -20,7 +20,7 @@ DEFAULT_REFERENCE = 0.8
 #: Windows over which a level counts as sustained.
 SUSTAINED = 6
 #: Share without any kernel in the best windows of a job that was never fed.
-NEVER_FED = 0.2
+NEVER_FED = 0.15
 #: SM activity of a GPU that only spins inside a collective: a few blocks a link.
 SPIN_SM = 0.12
 #: Device memory busy for this share of a window is productive whatever the SMs say.
@@ -69,11 +69,13 @@ def with_reference(windows: pl.LazyFrame) -> pl.LazyFrame:
     # A minute's mean: the level that the job sustains, not the luckiest ten seconds.
     sustained = pl.col("useful").rolling_mean(SUSTAINED, min_samples=1).over(who, order_by="ts")
     own = pl.col("_bin").quantile(0.95, interpolation="higher").over(who)
-    # A job that has no kernel for a fifth of even its best windows was never fed: its level is that of the
-    # time in which kernels run.
+    # Some rank without kernels for a sixth of even the best windows: a job that was never fed. Its level is
+    # that of the time in which kernels run and do not spin.
     running = pl.col("act") - pl.col("spin").fill_null(0)
     while_running = (pl.col("useful") / running.clip(0.1, 1)).clip(0, 1).quantile(0.8).over(who)
-    starved = (pl.col("idle").quantile(0.05).over(who) >= NEVER_FED).fill_null(False)
+    gaps = 1 - pl.col("act")
+    worst = pl.when(pl.col("job").is_null()).then(gaps).otherwise(gaps.max().over("job", "ts"))
+    starved = (worst.quantile(0.1).over(who) >= NEVER_FED).fill_null(False)
     level = (
         pl.when(starved).then(pl.max_horizontal((own + 1) / BINS, while_running)).otherwise((own + 1) / BINS)
     )
