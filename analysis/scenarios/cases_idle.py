@@ -26,11 +26,9 @@ def _held(draw: Draw) -> ClusterPlan:
 @case(IDLE, "idle-no-process", "Allocated and never used", "idle.held", gpus=8)
 def _unused(draw: Draw) -> ClusterPlan:
     """Eight GPUs were requested, the script uses two; six have no process at all."""
-    unused = draw.job(Session(memory=0.0, processes=0.0), gpus_each=6, first_gpu=2)
-    busy = replace(draw.job(draw.work(VISION), storage=NFS, gpus_each=2), identity=unused.identity)
-    return draw.cluster(
-        replace(unused, identity=replace(unused.identity, id=unused.identity.id + "-spare")), busy
-    )
+    busy = draw.job(draw.work(VISION), storage=NFS, gpus_each=2)
+    unused = draw.job(Session(memory=0.0, processes=0.0), gpus_each=6, first_gpu=2, part=True)
+    return draw.cluster(busy, replace(unused, identity=busy.identity))
 
 
 @case(IDLE, "idle-bursts", "A notebook in use now and then", "idle.held", gpus=8)
@@ -106,7 +104,7 @@ def _kv_full(draw: Draw) -> ClusterPlan:
 )
 def _storage_cpu(draw: Draw) -> ClusterPlan:
     """The filer slows first; later the transform becomes expensive too; they overlap."""
-    first = draw.fault("storage.remote", capacity=draw.pick(0.022, 0.03))
+    first = draw.fault("storage.remote", capacity=draw.pick(0.012, 0.017))
     first = replace(first, start=0.2 * draw.duration, end=0.6 * draw.duration)
     second = replace(
         draw.fault("cpu.preprocess", cpu_cost=draw.pick(4.0, 5.0)),

@@ -20,6 +20,9 @@ __all__ = ["Batch", "Pipeline"]
 
 F = NDArray[np.float64]
 
+#: Seconds until new worker processes have imported everything and made a batch.
+RESPAWN = 2.5
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -112,6 +115,11 @@ class Pipeline:
         quota = own / (self.quota * self.parameters["quota"][:, :, :1])
         slow = np.maximum(1.0, np.maximum(host, quota))
         self.slow = 0.5 * self.slow + 0.5 * slow
+
+    def restart(self, now: F) -> None:
+        """A new epoch: the workers start anew, one after another, and nothing is ready."""
+        started = now[None, :, None, None] + RESPAWN + 0.1 * np.arange(self.depth)[:, None, None, None]
+        self.ring = np.roll(np.broadcast_to(started, self.ring.shape), self.slot, axis=0).copy()
 
     def take(self, now: F, storage_noise: F, cpu_noise: F) -> tuple[F, Batch]:
         """Takes the next batch at `now` (variants,): when each rank has it, and the batch started instead."""

@@ -83,7 +83,11 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """The input pipeline of one rank, as in a PyTorch DataLoader: `workers` processes make batches."""
+    """The input pipeline of one rank, as in a PyTorch DataLoader: `workers` make batches.
+
+    cpu: seconds a sample. files: files a sample, 0 for packed records. cached: share of the dataset in the
+    page cache at first. epoch: seconds after which the workers start anew with an empty queue, 0 for never.
+    """
 
     workers: int = 8
     prefetch: int = 2
@@ -92,6 +96,7 @@ class Loader:
     cpu: float = 0.002
     dataset: float = 4e12
     cached: float = 0.0
+    epoch: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +215,7 @@ class JobPlan:
 
     work: what it does. startup: seconds from its start until the first step, 0 for a job that was already
     running. watch: its loop reports the `step` table. quota: CPU limit in cores per host, 0 for none.
-    rank_cost: rank -> factor on its compute (an uneven partition), which no fault repairs.
+    part: belongs to a job that another plan on the same host reports.
     """
 
     identity: Identity
@@ -228,3 +233,4 @@ class JobPlan:
     first_host: int = 0
     first_gpu: int = 0
     memory_limit: float = 0.0
+    part: bool = False

@@ -92,6 +92,7 @@ class Training:
             work.checkpoint_every, work.evaluation_every, 1.0
         )
         self.hung: set[int] = set()
+        self.epoch = plan.start
         self._tick()
         if plan.startup > 0:
             self._start(plan.startup, "idle.startup", "idle.startup")
@@ -117,6 +118,9 @@ class Training:
             self.evaluated = now
             self._evaluate()
         else:
+            if self._due(self.epoch, self.work.loader.epoch):
+                self.epoch = now
+                self.pipeline.restart(self.time)
             self._step()
 
     def _due(self, last: float, every: float) -> bool:
