@@ -175,6 +175,14 @@ def test_a_slow_filer_raises_round_trips_and_pressure_and_lowers_activity() -> N
     assert np.mean(pressure[sick]) > 0.9
 
 
+def test_a_saturated_server_delivers_its_capacity_and_no_more() -> None:
+    store = replace(NFS, capacity=0.5e9)
+    plan = JobPlan(WHO, VIDEO, hosts=1, gpus_each=8, storage=store)
+    usage = activity(plan, NODE, 3).advance(np.arange(0.0, 910.0, 10.0))
+    delivered = usage.mounts[0].columns["read_bytes"][30:].sum() / 600.0
+    assert 0.85 * store.capacity < delivered < 1.05 * store.capacity
+
+
 def test_a_job_without_faults_loses_nothing() -> None:
     plan = JobPlan(WHO, LLM, hosts=1, gpus_each=8)
     usage = activity(plan, NODE, 4).advance(np.arange(0.0, 130.0, 10.0))

@@ -173,3 +173,40 @@ def _link_storage(draw: Draw) -> ClusterPlan:
         end=0.88 * draw.duration,
     )
     return draw.cluster(draw.job(draw.work(VIDEO, reduce=24e9), link, slow, storage=NFS))
+
+
+@case(MIXED, "two-jobs-one-starved", "Two jobs on a host, one of them starved", "storage.remote", gpus=8)
+def _two_jobs(draw: Draw) -> ClusterPlan:
+    """Four GPUs wait for the filer; the four beside them belong to a job that lacks nothing."""
+    fault = draw.fault("storage.remote", capacity=draw.pick(0.011, 0.016))
+    starved = draw.job(draw.work(VIDEO), fault, storage=NFS, gpus_each=4)
+    fed = draw.job(draw.work(LLM), storage=LUSTRE, gpus_each=4, first_gpu=4)
+    return draw.cluster(starved, fed)
+
+
+@case(MIXED, "two-jobs-one-limited", "Two jobs on a host, one at its CPU limit", "cpu.quota", gpus=8)
+def _two_limited(draw: Draw) -> ClusterPlan:
+    """One pod is throttled by its own limit; its neighbour decodes just as much without one."""
+    limited = draw.job(
+        draw.work(VISION),
+        draw.fault("cpu.quota", quota=draw.pick(0.24, 0.32)),
+        storage=NFS,
+        gpus_each=4,
+        quota=48.0,
+    )
+    free = draw.job(draw.work(VISION), storage=NVME, gpus_each=4, first_gpu=4)
+    return draw.cluster(limited, free)
+
+
+@case(
+    MIXED, "sweep-one-hot", "Eight one-GPU jobs, one of them hot", "throttle.thermal", gpus=8, duration=2400
+)
+def _sweep(draw: Draw) -> ClusterPlan:
+    """A parameter sweep: independent jobs side by side, and only one GPU clocks down."""
+    fault = draw.fault("throttle.thermal", cooling=draw.pick(2.8, 3.3))
+    hot = int(draw.pick(0, 8))
+    jobs = [
+        draw.job(draw.work(LLM, reduce=0.0), *((fault,) if slot == hot else ()), gpus_each=1, first_gpu=slot)
+        for slot in range(8)
+    ]
+    return draw.cluster(*(replace(job, storage=NVME) for job in jobs))

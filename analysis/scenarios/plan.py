@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "A100",
     "GB",
     "KB",
     "MB",
@@ -54,6 +55,13 @@ class Node:
     link: str = "infiniband"
     ethernet_bps: float = 200e9
     local_disk: str = "nvme0n1"
+
+
+#: The generation before: eight A100, PCIe 4, 200 Gb/s ports, 128 cores.
+A100 = Node(
+    cores=128.0, memory=2.0e12, model="NVIDIA A100-SXM4-80GB", idle_watts=58.0, peak_watts=415.0,
+    limit_watts=400.0, clock=1.41e9, kelvin_per_watt=0.085, pcie_gen=4.0, nvlink=235e9, port_bps=200e9,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class SessionActivity:
         ones = np.ones((len(seconds), ranks))
         gpu = resting_gpu(node, seconds, ranks)
         holds = float(work.memory > 0)
-        power = node.idle_watts + (45.0 * holds) + 380.0 * ran / seconds
+        power = node.idle_watts + 0.06 * node.peak_watts * holds + 0.52 * node.peak_watts * ran / seconds
         gpu |= {
             "allocated": ones,
             "processes": work.processes * ones * holds,
