@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from wellfed.analysis.schema import TS
 from wellfed.collectors.catalog import TABLES
 
 __all__ = ["Artefacts", "apply"]
@@ -33,13 +34,17 @@ _PRESSURE = (
 class Artefacts:
     """Which defects to add.
 
-    no_gpm: no SM, tensor or DRAM activity. no_pressure: no pressure stall information. no_step: training
+    no_gpm: no SM, tensor or DRAM activity. no_activity: not even that a kernel runs. no_gpu: no GPU rows.
+    no_pressure: no pressure stall information. no_step: training
     loops don't report. no_port: no fabric counters. dropped: share of each host's windows that never arrive.
     jitter_seconds: how late a scrape can be. skew_seconds: how wrong a host's clock can be. reboots: hosts
-    that restart once, their counters at zero. every: keep only every n-th window.
+    that restart once, their counters at zero. restarts: hosts whose agent restarts once,
+    its integrals at zero. every: keep only every n-th window.
     """
 
     no_gpm: bool = False
+    no_activity: bool = False
+    no_gpu: bool = False
     no_pressure: bool = False
     no_step: bool = False
     no_port: bool = False
@@ -47,6 +52,7 @@ class Artefacts:
     jitter_seconds: float = 0.0
     skew_seconds: float = 0.0
     reboots: int = 0
+    restarts: int = 0
     every: int = 1
 
 
@@ -55,16 +61,27 @@ def apply(tables: Mapping[str, pl.DataFrame], artefacts: Artefacts, seed: int) -
     found = dict(tables)
     if artefacts.no_gpm:
         found["gpu"] = _blank(found["gpu"], _GPM)
+    if artefacts.no_activity:
+        found["gpu"] = _blank(found["gpu"], (*_GPM, "active_seconds", "idle_seconds"))
+    if artefacts.no_gpm or artefacts.no_activity:
+        found["collector"] = _failed(found["collector"], "gpm", "this GPU or driver has no GPM")
     if artefacts.no_pressure:
+        found["collector"] = _failed(found["collector"], "pressure", "the kernel has no PSI")
         found["host"] = _blank(found["host"], _PRESSURE)
         found["job"] = _blank(found["job"], _PRESSURE)
-    for name, gone in (("step", artefacts.no_step), ("port", artefacts.no_port)):
+    left_out = (("step", artefacts.no_step), ("port", artefacts.no_port), ("gpu", artefacts.no_gpu))
+    for name, gone in left_out:
         if gone:
             found[name] = found[name].clear()
     rng = np.random.default_rng([seed, 201])
     hosts = found["host"]["host"].unique().sort()
     if artefacts.reboots:
-        found = _reboot(found, hosts, min(artefacts.reboots, len(hosts)), rng)
+        marks = _marks(found["host"], hosts, artefacts.reboots, rng)
+        found = {name: _reset(name, table, marks, _counters(name), 120) for name, table in found.items()}
+    if artefacts.restarts:
+        marks = _marks(found["host"], hosts, artefacts.restarts, rng)
+        integrals = [name for name in _counters("gpu") if name.endswith("_seconds")]
+        found["gpu"] = _reset("gpu", found["gpu"], marks, integrals, 10)
     if artefacts.skew_seconds or artefacts.jitter_seconds:
         found = _shift(found, hosts, artefacts, rng)
     if artefacts.every > 1:
@@ -92,44 +109,46 @@ def _ticks(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     return tables["host"].select("host", "ts").unique(maintain_order=True).sort("host", "ts")
 
 
-def _reboot(
-    tables: dict[str, pl.DataFrame], hosts: pl.Series, count: int, rng: np.random.Generator
-) -> dict[str, pl.DataFrame]:
-    chosen = rng.choice(len(hosts), count, replace=False)
-    span = tables["host"].select(first=pl.col("ts").min(), last=pl.col("ts").max()).row(0)
-    seconds = (span[1] - span[0]).total_seconds()
-    marks = pl.DataFrame(
-        {
-            "host": hosts.gather(chosen),
-            "_at": [
-                int(span[0].timestamp() * 1e3 + 1e3 * seconds * part) // 10_000 * 10_000
-                for part in rng.uniform(0.35, 0.65, count)
-            ],
-        }
-    ).with_columns(pl.col("_at").cast(pl.Int64).cast(tables["host"].schema["ts"]))
-    found = {}
-    for name, table in tables.items():
-        if "host" not in TABLES[name].keys or table.is_empty():
-            found[name] = table
-            continue
-        joined = table.join(marks, on="host", how="left", maintain_order="left")
-        after = (pl.col("ts") > pl.col("_at")).fill_null(False)
-        keys = _things(name)
-        changes = [
-            pl.when(after)
-            .then(pl.col(column) - pl.col(column).filter(~after).last().over(keys).fill_null(0.0))
-            .otherwise(pl.col(column))
-            .alias(column)
-            for column in _counters(name)
-        ]
-        if name == "host":
-            booted = pl.col("_at").dt.epoch("s").cast(pl.Float64)
-            changes.append(pl.when(after).then(booted).otherwise("boot_seconds").alias("boot_seconds"))
-        joined = joined.with_columns(changes)
-        minutes = (pl.col("ts") - pl.col("_at")).dt.total_seconds()
-        gone = (after & (minutes <= 120)).fill_null(False)
-        found[name] = joined.filter(~gone).drop("_at")
-    return found
+def _failed(table: pl.DataFrame, collector: str, reason: str) -> pl.DataFrame:
+    here = pl.col("collector") == collector
+    return table.with_columns(
+        pl.when(here).then(0.0).otherwise("success").alias("success"),
+        pl.when(here).then(pl.lit(reason)).otherwise("reason").alias("reason"),
+    )
+
+
+def _marks(table: pl.DataFrame, hosts: pl.Series, count: int, rng: np.random.Generator) -> pl.DataFrame:
+    """When `count` of the hosts start again: host, _at on a window's edge around the middle."""
+    chosen = rng.choice(len(hosts), min(count, len(hosts)), replace=False)
+    span = table["ts"].dt.epoch("ms").to_numpy()
+    low, high = float(span.min()), float(span.max())
+    at = low + (high - low) * rng.uniform(0.35, 0.65, len(chosen))
+    aligned = (at // 10_000 * 10_000).astype(np.int64)
+    return pl.DataFrame({"host": hosts.gather(chosen), "_at": pl.Series(aligned).cast(TS)})
+
+
+def _reset(
+    name: str, table: pl.DataFrame, marks: pl.DataFrame, counters: list[str], gone_seconds: int
+) -> pl.DataFrame:
+    """Counters at zero after the mark, and no rows for a while."""
+    if "host" not in TABLES[name].keys or table.is_empty():
+        return table
+    joined = table.join(marks, on="host", how="left", maintain_order="left")
+    after = (pl.col("ts") > pl.col("_at")).fill_null(False)
+    keys = _things(name)
+    changes = [
+        pl.when(after)
+        .then(pl.col(column) - pl.col(column).filter(~after).last().over(keys).fill_null(0.0))
+        .otherwise(pl.col(column))
+        .alias(column)
+        for column in counters
+    ]
+    if name == "host":
+        booted = pl.col("_at").dt.epoch("ms").cast(pl.Float64) / 1e3
+        changes.append(pl.when(after).then(booted).otherwise("boot_seconds").alias("boot_seconds"))
+    since = (pl.col("ts") - pl.col("_at")).dt.total_seconds()
+    gone = (after & (since <= gone_seconds)).fill_null(False)
+    return joined.with_columns(changes).filter(~gone).drop("_at")
 
 
 def _shift(

@@ -22,9 +22,9 @@ TINY = Workload(
 @case(COMPUTE, "cpu-augmentation", "Augmentation became too expensive", "cpu.preprocess", gpus=8)
 def _augmentation(draw: Draw) -> ClusterPlan:
     """A new transform multiplies the CPU time of a sample; the loader workers fill all cores."""
-    return draw.cluster(
-        draw.job(draw.work(VISION), draw.fault("cpu.preprocess", cpu_cost=draw.pick(4.0, 5.5)), storage=NFS)
-    )
+    loader = replace(VISION.loader, workers=20)
+    fault = draw.fault("cpu.preprocess", cpu_cost=draw.pick(4.5, 6.0))
+    return draw.cluster(draw.job(draw.work(VISION, loader=loader), fault, storage=NFS))
 
 
 @case(COMPUTE, "cpu-few-workers", "Two loader workers for a GPU", "cpu.preprocess", gpus=8)
@@ -43,7 +43,7 @@ def _few_workers(draw: Draw) -> ClusterPlan:
 @case(COMPUTE, "cpu-neighbour", "A neighbour takes the cores", "cpu.preprocess", gpus=8)
 def _neighbour(draw: Draw) -> ClusterPlan:
     """Somebody's CPU job on the same host wants more cores than it has; loaders and launches wait in line."""
-    fault = draw.fault("cpu.preprocess", tenant_cores=draw.pick(230, 300))
+    fault = draw.fault("cpu.preprocess", tenant_cores=draw.pick(360, 460))
     return draw.cluster(draw.job(draw.work(VISION), fault, storage=NFS))
 
 

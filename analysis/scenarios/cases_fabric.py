@@ -89,7 +89,7 @@ def _slow(draw: Draw) -> ClusterPlan:
 @case(FABRIC, "straggler-host-cpu", "One host's cores are taken", "cpu.preprocess", "straggler", gpus=32)
 def _host_cpu(draw: Draw) -> ClusterPlan:
     """A runaway process on one host starves its eight loaders; the other ranks spin."""
-    fault = draw.fault("cpu.preprocess", draw.ranks(draw.any_host()), True, tenant_cores=draw.pick(260, 340))
+    fault = draw.fault("cpu.preprocess", draw.ranks(draw.any_host()), True, tenant_cores=draw.pick(360, 460))
     return draw.cluster(draw.job(draw.work(VISION), fault, storage=NFS))
 
 

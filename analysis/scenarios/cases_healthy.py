@@ -147,3 +147,10 @@ def _warm(draw: Draw) -> ClusterPlan:
     """The GPUs are ten degrees warmer than usual and still below their limit."""
     fault = Fault("unknown", {"cooling": 1.3}, 0.35 * draw.duration, 0.8 * draw.duration)
     return draw.cluster(draw.job(draw.work(LLM), fault, storage=LUSTRE))
+
+
+@case(HEALTHY, "healthy-epochs", "A short stall at each epoch", gpus=8)
+def _epochs(draw: Draw) -> ClusterPlan:
+    """Every six minutes the loader's workers start anew and the first batches come late."""
+    loader = replace(VISION.loader, epoch=draw.pick(330, 420))
+    return draw.cluster(draw.job(draw.work(VISION, loader=loader), storage=NFS))

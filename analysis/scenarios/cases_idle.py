@@ -26,11 +26,9 @@ def _held(draw: Draw) -> ClusterPlan:
 @case(IDLE, "idle-no-process", "Allocated and never used", "idle.held", gpus=8)
 def _unused(draw: Draw) -> ClusterPlan:
     """Eight GPUs were requested, the script uses two; six have no process at all."""
-    unused = draw.job(Session(memory=0.0, processes=0.0), gpus_each=6, first_gpu=2)
-    busy = replace(draw.job(draw.work(VISION), storage=NFS, gpus_each=2), identity=unused.identity)
-    return draw.cluster(
-        replace(unused, identity=replace(unused.identity, id=unused.identity.id + "-spare")), busy
-    )
+    busy = draw.job(draw.work(VISION), storage=NFS, gpus_each=2)
+    unused = draw.job(Session(memory=0.0, processes=0.0), gpus_each=6, first_gpu=2, part=True)
+    return draw.cluster(busy, replace(unused, identity=busy.identity))
 
 
 @case(IDLE, "idle-bursts", "A notebook in use now and then", "idle.held", gpus=8)
@@ -106,7 +104,7 @@ def _kv_full(draw: Draw) -> ClusterPlan:
 )
 def _storage_cpu(draw: Draw) -> ClusterPlan:
     """The filer slows first; later the transform becomes expensive too; they overlap."""
-    first = draw.fault("storage.remote", capacity=draw.pick(0.022, 0.03))
+    first = draw.fault("storage.remote", capacity=draw.pick(0.012, 0.017))
     first = replace(first, start=0.2 * draw.duration, end=0.6 * draw.duration)
     second = replace(
         draw.fault("cpu.preprocess", cpu_cost=draw.pick(4.0, 5.0)),
@@ -175,3 +173,40 @@ def _link_storage(draw: Draw) -> ClusterPlan:
         end=0.88 * draw.duration,
     )
     return draw.cluster(draw.job(draw.work(VIDEO, reduce=24e9), link, slow, storage=NFS))
+
+
+@case(MIXED, "two-jobs-one-starved", "Two jobs on a host, one of them starved", "storage.remote", gpus=8)
+def _two_jobs(draw: Draw) -> ClusterPlan:
+    """Four GPUs wait for the filer; the four beside them belong to a job that lacks nothing."""
+    fault = draw.fault("storage.remote", capacity=draw.pick(0.011, 0.016))
+    starved = draw.job(draw.work(VIDEO), fault, storage=NFS, gpus_each=4)
+    fed = draw.job(draw.work(LLM), storage=LUSTRE, gpus_each=4, first_gpu=4)
+    return draw.cluster(starved, fed)
+
+
+@case(MIXED, "two-jobs-one-limited", "Two jobs on a host, one at its CPU limit", "cpu.quota", gpus=8)
+def _two_limited(draw: Draw) -> ClusterPlan:
+    """One pod is throttled by its own limit; its neighbour decodes just as much without one."""
+    limited = draw.job(
+        draw.work(VISION),
+        draw.fault("cpu.quota", quota=draw.pick(0.24, 0.32)),
+        storage=NFS,
+        gpus_each=4,
+        quota=48.0,
+    )
+    free = draw.job(draw.work(VISION), storage=NVME, gpus_each=4, first_gpu=4)
+    return draw.cluster(limited, free)
+
+
+@case(
+    MIXED, "sweep-one-hot", "Eight one-GPU jobs, one of them hot", "throttle.thermal", gpus=8, duration=2400
+)
+def _sweep(draw: Draw) -> ClusterPlan:
+    """A parameter sweep: independent jobs side by side, and only one GPU clocks down."""
+    fault = draw.fault("throttle.thermal", cooling=draw.pick(2.8, 3.3))
+    hot = int(draw.pick(0, 8))
+    jobs = [
+        draw.job(draw.work(LLM, reduce=0.0), *((fault,) if slot == hot else ()), gpus_each=1, first_gpu=slot)
+        for slot in range(8)
+    ]
+    return draw.cluster(*(replace(job, storage=NVME) for job in jobs))

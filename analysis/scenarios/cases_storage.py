@@ -27,7 +27,7 @@ STORAGE: dict[str, Scenario] = {}
 @case(STORAGE, "nfs-slow-server", "The filer answers slowly", "storage.remote", gpus=32)
 def _nfs_slow(draw: Draw) -> ClusterPlan:
     """A rebuild on the filer multiplies its service time; every read of every host takes that much longer."""
-    fault = draw.fault("storage.remote", service=draw.pick(35, 60), capacity=draw.pick(0.12, 0.2))
+    fault = draw.fault("storage.remote", service=draw.pick(35, 60), speed=draw.pick(0.12, 0.2))
     return draw.cluster(draw.job(draw.work(VIDEO), fault, storage=NFS))
 
 
@@ -62,7 +62,7 @@ def _nfs_loss(draw: Draw) -> ClusterPlan:
 )
 def _nfs_chronic(draw: Draw) -> ClusterPlan:
     """The filer never was fast enough: there is no healthy past to compare with."""
-    fault = replace(draw.fault("storage.remote", capacity=draw.pick(0.04, 0.05)), start=0.0, end=float("inf"))
+    fault = replace(draw.fault("storage.remote", speed=draw.pick(0.04, 0.05)), start=0.0, end=float("inf"))
     return draw.cluster(draw.job(draw.work(VIDEO), fault, storage=NFS))
 
 
@@ -102,7 +102,7 @@ def _disk_shared(draw: Draw) -> ClusterPlan:
 @case(STORAGE, "disk-degraded", "The local disk became slow", "storage.read", gpus=8)
 def _disk_degraded(draw: Draw) -> ClusterPlan:
     """The device hangs in garbage collection: each read takes many times longer, throughput is low."""
-    fault = draw.fault("storage.read", service=draw.pick(120, 200), capacity=draw.pick(0.09, 0.13))
+    fault = draw.fault("storage.read", service=draw.pick(120, 200), speed=draw.pick(0.09, 0.13))
     return draw.cluster(draw.job(draw.work(VIDEO), fault, storage=NVME))
 
 
@@ -119,7 +119,7 @@ def _disk_cold(draw: Draw) -> ClusterPlan:
 @case(STORAGE, "disk-chronic", "A disk too slow for its GPUs", "storage.read", gpus=8, duration=2400)
 def _disk_chronic(draw: Draw) -> ClusterPlan:
     """A network disk of 1 GB/s below eight GPUs, from the start; the rerun has six times its throughput."""
-    fault = replace(draw.fault("storage.read", capacity=draw.pick(0.14, 0.2)), start=0.0, end=float("inf"))
+    fault = replace(draw.fault("storage.read", speed=draw.pick(0.14, 0.2)), start=0.0, end=float("inf"))
     return draw.cluster(draw.job(draw.work(VIDEO), fault, storage=NVME))
 
 

@@ -60,6 +60,7 @@ class _Running:
     plan: JobPlan
     activity: Activity
     job: Counters
+    since: float
     steps: Counters
     servers: Counters
 
@@ -77,6 +78,7 @@ class Cluster:
         self._gpu_counters = Counters("gpu", count, rng, 3e4)
         self._hosts = HostTables(plan.hosts, plan.jobs, node, rng, epoch, plan.arrays)
         self._running: dict[int, _Running] = {}
+        self._cgroups: dict[str, tuple[Counters, float]] = {}
         self._ecc = 0.002 * rng.random(count) * (rng.random(count) < 0.05)
 
     def slots(self, job: JobPlan) -> NDArray[np.int64]:
@@ -129,16 +131,22 @@ class Cluster:
         return tables, pl.concat(truth)
 
     def _begin(self, index: int, job: JobPlan) -> _Running:
+        epoch_start = self.epoch + job.start
         fresh = job.startup > 0 or job.start > 0
         scale = 0.0 if fresh else 500.0
         rng = np.random.default_rng([self.seed, 103, index])
         doing = activity(job, self.plan.node, int(rng.integers(2**31)))
         ranks = job.hosts * job.gpus_each
         each = getattr(job.work, "gpus_each", 1)
+        started = epoch_start if fresh else epoch_start - 86_400.0
+        cgroup, since = self._cgroups.setdefault(
+            job.identity.id, (Counters("job", job.hosts, rng, scale), started)
+        )
         running = _Running(
             job,
             doing,
-            Counters("job", job.hosts, rng, scale),
+            cgroup,
+            since,
             Counters("step", ranks, rng, scale),
             Counters("server", max(1, ranks // each), rng, scale),
         )
@@ -194,15 +202,15 @@ class Cluster:
         job, who = running.plan, running.plan.identity
         hosts = [self.plan.hosts[job.first_host + index] for index in range(job.hosts)]
         ones = np.ones((len(ts), job.hosts))
-        started = self.epoch + (job.start if job.startup > 0 or job.start > 0 else -86_400.0)
         usage.job["gpus"] = job.gpus_each * ones
-        usage.job["started_seconds"] = started * ones
+        usage.job["started_seconds"] = running.since * ones
         texts = {
             name: [getattr(who, name) or None] * job.hosts
             for name in ("kind", "name", "user", "namespace", "queue", "run")
         }
         texts |= {"host": list(hosts), "job": [who.id] * job.hosts}
-        parts["job"].append(frame("job", ts, texts, running.job.add(usage.job)))
+        if not job.part:
+            parts["job"].append(frame("job", ts, texts, running.job.add(usage.job)))
         gpus = [self.gpus[slot] for slot in slots]
         on = [self.host_of(int(slot)) for slot in slots]
         if usage.steps:

@@ -25,6 +25,7 @@ NEUTRAL: Mapping[str, float] = MappingProxyType(
     {
         "service": 1.0,  # server's time per read
         "capacity": 1.0,  # share of the server's throughput left to this job
+        "speed": 1.0,  # share of the throughput that the server itself still reaches
         "metadata_service": 1.0,  # server's time per metadata operation
         "metadata_capacity": 1.0,
         "slots": 1.0,  # requests a client may have at the server

@@ -31,7 +31,7 @@ from wellfed.errors import UserError
 __all__ = ["FleetStream", "fleet", "fleet_plan"]
 
 #: Smallest cluster that has room for one of each.
-LEAST = 64
+LEAST = 80
 #: Windows simulated ahead of a live view: a pause of a few tens of milliseconds a minute.
 AHEAD = 6
 _SPINDLE = replace(NFS, name="/mnt/ckpt", server="filer02:/ckpt", client=1.9e9, capacity=9e9)
@@ -60,7 +60,7 @@ def _recurring(
 
 
 def fleet_plan(seed: int, gpus: int) -> ClusterPlan:
-    """The cluster of a demonstration. gpus: in eights, at least 64."""
+    """The cluster of a demonstration. gpus: in eights, at least 80."""
     if gpus < LEAST:
         raise UserError(f"a simulated fleet has at least {LEAST} GPUs, not {gpus}")
     total = gpus // 8

@@ -23,13 +23,11 @@ def stamps(edges: F, epoch: float) -> NDArray[np.int64]:
     return np.round((edges[1:] + epoch) * 1e3).astype(np.int64)
 
 
-def frame(
-    table: str, ts: NDArray[np.int64], texts: Texts, columns: Columns, keep: NDArray[np.bool_] | None = None
-) -> pl.DataFrame:
+def frame(table: str, ts: NDArray[np.int64], texts: Texts, columns: Columns) -> pl.DataFrame:
     """One row per window and thing, window by window.
 
-    ts: (windows,). texts: info and key columns of the things. columns: (windows, things). keep: rows that
-    exist, (windows, things).
+    ts: (windows,). texts: info and key columns of the things. columns: (windows, things), NaN where nothing
+    was measured.
     """
     want = schema(TABLES[table])
     things = len(next(iter(texts.values())))
@@ -42,22 +40,25 @@ def frame(
         elif name in texts:
             series.append(pl.Series(name, texts[name], dtype=pl.String()).gather(index))
         elif name in columns:
-            series.append(pl.Series(name, np.ascontiguousarray(columns[name]).ravel(), dtype=pl.Float64()))
+            series.append(
+                pl.Series(name, np.ascontiguousarray(columns[name]).ravel(), dtype=pl.Float64()).fill_nan(
+                    None
+                )
+            )
         else:
             series.append(
                 pl.Series(name, [None], dtype=dtype).extend_constant(None, rows - 1)
                 if rows
                 else pl.Series(name, [], dtype=dtype)
             )
-    whole = pl.DataFrame(series)
-    return whole if keep is None else whole.filter(pl.Series(keep.ravel()))
+    return pl.DataFrame(series)
 
 
 class Counters:
     """Where every counter of a group of things stands.
 
-    scale: counters begin at a random value up to this many windows' worth of a busy machine, 0 for a fresh
-    cgroup.
+    scale: counters begin at a random value up to this many windows' worth of what they count first, 0 for a
+    fresh cgroup.
     """
 
     def __init__(self, table: str, things: int, rng: np.random.Generator, scale: float) -> None:
@@ -74,7 +75,7 @@ class Counters:
                 continue
             if name not in self._at:
                 start = self._scale * self._rng.random(self._things)
-                self._at[name] = np.floor(start * max(1.0, float(values.mean()) if values.size else 1.0))
+                self._at[name] = np.floor(start * (float(values.mean()) if values.size else 0.0))
             running = self._at[name] + np.cumsum(values, axis=0)
             if len(running):
                 self._at[name] = running[-1]

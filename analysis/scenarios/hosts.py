@@ -72,7 +72,7 @@ class HostTables:
         self._ether = Counters("port", count, rng, 2e4)
         self._collector = Counters("collector", count * len(_COLLECTORS), rng, 0.0)
         self._arrays = arrays
-        self._load = np.ones(count)
+        self._load: F | None = None
 
     @staticmethod
     def _stores(job: JobPlan) -> list[Storage]:
@@ -187,7 +187,8 @@ class HostTables:
         arriving = sums["net_rx_bytes"] / SEGMENT
         loads = np.empty_like(ones)
         for row, threads in enumerate(sums["threads"]):
-            self._load = threads + (self._load - threads) * np.exp(-float(second[row, 0]) / 60.0)
+            before = threads if self._load is None else self._load
+            self._load = threads + (before - threads) * np.exp(-float(second[row, 0]) / 60.0)
             loads[row] = self._load
         free = node.memory - sums["memory_used"]
         columns: Columns = {

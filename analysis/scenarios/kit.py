@@ -9,6 +9,7 @@ import numpy as np
 
 from wellfed.analysis.scenarios.cluster import ClusterPlan
 from wellfed.analysis.scenarios.plan import (
+    A100,
     GB,
     KB,
     MB,
@@ -17,6 +18,7 @@ from wellfed.analysis.scenarios.plan import (
     Identity,
     JobPlan,
     Loader,
+    Node,
     Session,
     Storage,
     Workload,
@@ -169,9 +171,10 @@ class Draw:
         return int(self.rng.integers(self.hosts))
 
     def cluster(self, *jobs: JobPlan, **changes: object) -> ClusterPlan:
-        """The jobs on as many hosts as they need."""
+        """The jobs on as many hosts as they need; one time in four hosts of the generation before."""
         count = max(self.hosts, *(job.first_host + job.hosts for job in jobs))
-        return replace(ClusterPlan(host_names(count), jobs), **changes)  # type: ignore[arg-type]
+        node = A100 if self.rng.random() < 0.25 else Node()
+        return replace(ClusterPlan(host_names(count), jobs, node), **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

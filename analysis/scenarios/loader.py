@@ -20,6 +20,11 @@ __all__ = ["Batch", "Pipeline"]
 
 F = NDArray[np.float64]
 
+#: Weight of the newest step in the running means.
+SMOOTH = 0.25
+#: Seconds until new worker processes have imported everything and made a batch.
+RESPAWN = 2.5
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -58,9 +63,11 @@ class Pipeline:
         per_host = (self.shape[0], self.shape[1], 1)
         self.cached: F = np.full(per_host, self.loader.cached * self.loader.dataset)
         self.leaked: F = np.zeros(per_host)
-        self.data_share: F = np.full(self.shape, 0.3 if self.store else 0.0)
-        self.lookup_share: F = np.full(self.shape, 0.2 if self.loader.files else 0.0)
+        self.pace: F = np.full(self.shape[0], work.compute)
+        self.spent: F = np.zeros((3, *self.shape))
         self.busy: F = np.zeros(self.shape)
+        self.data_share: F = np.zeros(self.shape)
+        self.lookup_share: F = np.zeros(self.shape)
         self.slow: F = np.ones(per_host)
         self.thrash: F = np.ones(per_host)
         self._refreshed = -1.0
@@ -94,12 +101,16 @@ class Pipeline:
         self._refreshed = -1.0
 
     def refresh(self, now: F) -> None:
-        """Who is busy now, how long the storage takes and how far the cores are oversubscribed."""
+        """Who is busy, how long the storage takes and how far the cores are oversubscribed.
+
+        Busy workers by Little's law: a batch's seconds over the seconds between batches.
+        """
         if self._refreshed >= 0 and now[0] - self._refreshed < 0.5:
             return
         self._refreshed = float(now[0])
-        waiting = (self.ring > now[:, None, None]).sum(axis=0)
-        self.busy = np.minimum(waiting, self.loader.workers).astype(np.float64)
+        total = np.maximum(self.spent.sum(axis=0), 1e-9)
+        self.busy = np.minimum(total / self.pace[:, None, None], float(self.loader.workers))
+        self.data_share, self.lookup_share = self.spent[0] / total, self.spent[1] / total
         if self.store is not None:
             reading = (self.busy * self.data_share).sum(axis=2, keepdims=True) * self.streams
             looking = (self.busy * self.lookup_share).sum(axis=2, keepdims=True)
@@ -112,6 +123,15 @@ class Pipeline:
         quota = own / (self.quota * self.parameters["quota"][:, :, :1])
         slow = np.maximum(1.0, np.maximum(host, quota))
         self.slow = 0.5 * self.slow + 0.5 * slow
+
+    def passed(self, seconds: F) -> None:
+        """A step took this long, per variant."""
+        self.pace = (1.0 - SMOOTH) * self.pace + SMOOTH * seconds
+
+    def restart(self, now: F) -> None:
+        """A new epoch: the workers start anew, one after another, and nothing is ready."""
+        started = now[None, :, None, None] + RESPAWN + 0.1 * np.arange(self.depth)[:, None, None, None]
+        self.ring = np.roll(np.broadcast_to(started, self.ring.shape), self.slot, axis=0).copy()
 
     def take(self, now: F, storage_noise: F, cpu_noise: F) -> tuple[F, Batch]:
         """Takes the next batch at `now` (variants,): when each rank has it, and the batch started instead."""
@@ -143,9 +163,9 @@ class Pipeline:
                 self.cached = np.minimum(np.minimum(self.cached + fill, room), self.loader.dataset)
         total = data + lookup + worked
         self.ring[self.slot] = start + total
-        busy = np.maximum(total, 1e-9)
-        self.data_share = 0.7 * self.data_share + 0.3 * (data / busy)
-        self.lookup_share = 0.7 * self.lookup_share + 0.3 * (lookup / busy)
+        self.spent = (1.0 - SMOOTH) * self.spent + SMOOTH * np.stack(
+            [np.broadcast_to(part, self.shape) for part in (data, lookup, worked)]
+        )
         self.slot = (self.slot + 1) % self.depth
         noise = storage_noise
         batch = Batch(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "A100",
     "GB",
     "KB",
     "MB",
@@ -56,6 +57,13 @@ class Node:
     local_disk: str = "nvme0n1"
 
 
+#: The generation before: eight A100, PCIe 4, 200 Gb/s ports, 128 cores.
+A100 = Node(
+    cores=128.0, memory=2.0e12, model="NVIDIA A100-SXM4-80GB", idle_watts=58.0, peak_watts=415.0,
+    limit_watts=400.0, clock=1.41e9, kelvin_per_watt=0.085, pcie_gen=4.0, nvlink=235e9, port_bps=200e9,
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """A place samples come from. All service times are those of an unloaded server.
@@ -83,7 +91,11 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """The input pipeline of one rank, as in a PyTorch DataLoader: `workers` processes make batches."""
+    """The input pipeline of one rank, as in a PyTorch DataLoader: `workers` make batches.
+
+    cpu: seconds a sample. files: files a sample, 0 for packed records. cached: share of the dataset in the
+    page cache at first. epoch: seconds after which the workers start anew with an empty queue, 0 for never.
+    """
 
     workers: int = 8
     prefetch: int = 2
@@ -92,6 +104,7 @@ class Loader:
     cpu: float = 0.002
     dataset: float = 4e12
     cached: float = 0.0
+    epoch: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +223,7 @@ class JobPlan:
 
     work: what it does. startup: seconds from its start until the first step, 0 for a job that was already
     running. watch: its loop reports the `step` table. quota: CPU limit in cores per host, 0 for none.
-    rank_cost: rank -> factor on its compute (an uneven partition), which no fault repairs.
+    part: belongs to a job that another plan on the same host reports.
     """
 
     identity: Identity
@@ -228,3 +241,4 @@ class JobPlan:
     first_host: int = 0
     first_gpu: int = 0
     memory_limit: float = 0.0
+    part: bool = False

@@ -33,8 +33,9 @@ def _main_usage(job: Training, trace: Trace) -> F:
     line, spins = trace.line, 1.0 if job.work.spin_sync else 0.0
     compute = trace.phases[:, Phase.COMPUTE]
     issue = np.minimum(1.0, trace.rank("launch") / np.maximum(compute, 1e-9))
-    used = line.phase([Phase.COMPUTE], np.maximum(issue, 0.97 * spins))
-    used += line.phase([Phase.WAIT, Phase.REDUCE, Phase.COPY]) * max(0.97 * spins, 0.06)
+    slow = np.repeat(np.stack(job.log.slow)[:, :, 0], job.plan.gpus_each, axis=1)
+    used = line.phase([Phase.COMPUTE], np.maximum(issue, 0.97 * spins / slow))
+    used += line.phase([Phase.WAIT, Phase.REDUCE, Phase.COPY], max(0.97 * spins, 0.06) / slow)
     used += 0.03 * line.phase([Phase.FETCH]) + 0.5 * line.phase([Phase.SAVE_WRITE])
     used += 0.8 * line.phase([Phase.EVALUATE]) + 0.35 * line.phase([Phase.START])
     return used
@@ -72,6 +73,12 @@ def _cpu_pressure(job: Training, trace: Trace) -> tuple[F, F]:
     return np.maximum(floor, together), np.maximum(0.5 * floor, 1.0 - (1.0 - hit) * (1.0 - limited))
 
 
+def _saving(job: Training) -> float:
+    """Share of the time a checkpoint is being written that counts as waiting for I/O."""
+    saves = job.plan.checkpoints or job.plan.storage
+    return 0.0 if saves is None else saves.waits_as_io
+
+
 def _io_pressure(job: Training, trace: Trace) -> tuple[F, F]:
     """Chance that some task waits for I/O, and that nothing else runs meanwhile, per event and host."""
     store = job.plan.storage
@@ -82,6 +89,9 @@ def _io_pressure(job: Training, trace: Trace) -> tuple[F, F]:
     nobody = np.exp((busy * np.log1p(-chance)).sum(axis=2))
     some = 1.0 - nobody
     main_idle = trace.phases[:, Phase.FETCH].reshape(trace.events, job.plan.hosts, -1).min(axis=2)
+    saves = _saving(job)
+    writing = trace.phases[:, Phase.SAVE_WRITE].reshape(trace.events, job.plan.hosts, -1).mean(axis=2)
+    some = np.maximum(some, 0.6 * saves * writing / np.maximum(trace.line.length[:, None], 1e-9))
     asleep = main_idle / np.maximum(trace.line.length[:, None], 1e-9)
     computing = trace.host_sum(job.log.computing)
     return some, some * asleep * np.exp(-computing)
@@ -115,7 +125,7 @@ def host_columns(job: Training, trace: Trace) -> Columns:
     counted = 0.0 if plan.storage is None else plan.storage.waits_as_io
     blocked = trace.host_sum(job.log.reading)
     idle_cores = np.maximum(0.0, job.node.cores - runnable)
-    tenants = np.minimum(trace.host("tenant"), np.maximum(0.0, job.node.cores - 0.5 * own))
+    tenants = trace.host("tenant") * np.minimum(1.0, job.node.cores / np.maximum(runnable, 1e-9))
     faults = stall * 4000.0 * np.minimum(own, 32.0)
     proxies = 0.12 * plan.gpus_each * (plan.hosts > 1) * trace.window_seconds
     return {
@@ -227,7 +237,7 @@ def _disk(job: Training, trace: Trace, c: Columns, zero: F) -> Columns:
     """Block-device counters; what other tenants of the device read is in them too."""
     store = job.plan.storage
     capacity = 3e9 if store is None else store.capacity
-    size = 256e3 if store is None else store.request
+    size = 1e6
     others = capacity * trace.line.span(1.0 - np.minimum(1.0, trace.host("capacity")))
     own_reads = c.get("reads", zero)
     each = c.get("read_exec_seconds", zero) / np.maximum(own_reads, 1e-9)

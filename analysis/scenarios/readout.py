@@ -156,7 +156,7 @@ def _ramp(job: Training, trace: Trace) -> F:
 def _xids(job: Training, trace: Trace) -> Columns:
     """XID events at the onset of the faults that report one."""
     shape = (len(trace.edges) - 1, job.ranks)
-    errors, last = np.zeros(shape), np.zeros(shape)
+    errors, last = np.zeros(shape), np.full(shape, np.nan)
     for index, fault in enumerate(job.plan.faults):
         number = fault.effects.get("xid", 0.0)
         if not number:
@@ -164,7 +164,7 @@ def _xids(job: Training, trace: Trace) -> Columns:
         onset = (trace.edges[:-1] <= fault.start) & (fault.start < trace.edges[1:])
         hit = job.parameters.hit(index)
         errors += np.outer(onset, hit)
-        last = np.maximum(last, np.outer(fault.start < trace.edges[1:], hit) * number)
+        last = np.where(np.outer(fault.start < trace.edges[1:], hit), number, last)
     return {"xid_errors": errors, "xid_last": last}
 
 

@@ -154,7 +154,8 @@ class ServingActivity:
         prefill, decode, full = spread(done["prefill"]), spread(done["decode"]), spread(done["full"])
         gpu = resting_gpu(node, seconds, self.ranks)
         busy = np.minimum(seconds, prefill + decode)
-        power = node.idle_watts + 45.0 + (560.0 * prefill + 330.0 * decode + 90.0 * full) / seconds
+        drawn = 0.77 * prefill + 0.45 * decode + 0.12 * full
+        power = node.idle_watts + node.peak_watts * (0.06 + drawn / seconds)
         return gpu | {
             "allocated": np.ones_like(busy),
             "processes": np.ones_like(busy),
@@ -163,7 +164,7 @@ class ServingActivity:
             "sm_occupancy_seconds": 0.4 * prefill + 0.2 * decode,
             "tensor_active_seconds": PREFILL_TENSOR * prefill + 0.03 * decode + 0.12 * full,
             "dram_active_seconds": 0.35 * prefill + DECODE_DRAM * decode + 0.08 * full,
-            "idle_seconds": np.maximum(0.0, seconds - busy),
+            "idle_seconds": np.maximum(0.0, seconds - busy - 1e-9),
             "pcie_rx_bytes": 3e7 * busy,
             "pcie_tx_bytes": 3e7 * busy,
             "nvlink_rx_bytes": (8e9 * decode + 9e10 * prefill) * (each > 1),

@@ -21,7 +21,7 @@ _ZERO = (
     "active_seconds", "sm_active_seconds", "sm_occupancy_seconds", "tensor_active_seconds",
     "dram_active_seconds", "spin_seconds", "throttle_thermal_seconds", "throttle_power_seconds",
     "throttle_brake_seconds", "pcie_rx_bytes", "pcie_tx_bytes", "nvlink_rx_bytes", "nvlink_tx_bytes",
-    "pcie_replays", "ecc_uncorrected", "xid_errors", "xid_last", "remap_failed", "nvlink_down", "processes",
+    "pcie_replays", "ecc_uncorrected", "xid_errors", "remap_failed", "nvlink_down", "processes",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def resting_gpu(node: Node, seconds: F, ranks: int) -> Columns:
         "temperature_celsius": (node.ambient + 3.0) * ones,
         "energy_joules": node.idle_watts * seconds * ones,
         "sm_clock_hertz": 0.345e9 * ones,
+        "xid_last": np.nan * ones,
         "pcie_gen": ones,
         "pcie_width": node.pcie_width * ones,
     }
@@ -81,7 +82,7 @@ class SessionActivity:
         ones = np.ones((len(seconds), ranks))
         gpu = resting_gpu(node, seconds, ranks)
         holds = float(work.memory > 0)
-        power = node.idle_watts + (45.0 * holds) + 380.0 * ran / seconds
+        power = node.idle_watts + 0.06 * node.peak_watts * holds + 0.52 * node.peak_watts * ran / seconds
         gpu |= {
             "allocated": ones,
             "processes": work.processes * ones * holds,

@@ -21,6 +21,8 @@ F = NDArray[np.float64]
 
 #: Seconds a lost TCP segment delays its request: one minimum retransmission timeout.
 RETRANSMIT = 0.21
+#: Share of the reads' delay that metadata operations of the same server see too.
+BEHIND = 0.15
 #: Bytes of one TCP segment on a jumbo-frame network.
 SEGMENT = 8948.0
 
@@ -50,7 +52,7 @@ def respond(store: Storage, reading: F, looking: F, size: F, parameters: Paramet
 
     slots = store.slots * host("slots")
     sent = np.minimum(reading, slots)
-    capacity = store.capacity * host("capacity")
+    capacity = store.capacity * host("capacity") * host("speed")
     drain = sent.sum(axis=1, keepdims=True) * size / capacity
     client = sent * size / (store.client * host("client"))
     alone = store.rtt * host("service")
@@ -60,5 +62,5 @@ def respond(store: Storage, reading: F, looking: F, size: F, parameters: Paramet
     served = store.metadata_capacity * host("metadata_capacity")
     lookups = looking.sum(axis=1, keepdims=True) / served
     metadata = _smooth_max(store.metadata_rtt * host("metadata_service"), lookups)
-    metadata = metadata + host("loss") * RETRANSMIT
+    metadata = metadata + host("loss") * RETRANSMIT + BEHIND * np.maximum(0.0, rtt - store.rtt)
     return Answer(rtt, rtt + queue, metadata, np.minimum(1.0, drain / rtt))

@@ -92,6 +92,7 @@ class Training:
             work.checkpoint_every, work.evaluation_every, 1.0
         )
         self.hung: set[int] = set()
+        self.epoch = plan.start
         self._tick()
         if plan.startup > 0:
             self._start(plan.startup, "idle.startup", "idle.startup")
@@ -117,6 +118,9 @@ class Training:
             self.evaluated = now
             self._evaluate()
         else:
+            if self._due(self.epoch, self.work.loader.epoch):
+                self.epoch = now
+                self.pipeline.restart(self.time)
             self._step()
 
     def _due(self, last: float, every: float) -> bool:
@@ -225,6 +229,7 @@ class Training:
         traffic = self.traffic * self.comm_noise[index]
         reduce = traffic * work.exposed + np.maximum(0.0, traffic * (1.0 - work.exposed) - hidden)
         self.time = gate + reduce
+        pipe.passed(self.time - begun)
         self.computed += kernel
         self.step += 1
         phases = np.zeros((len(Phase), *self.shape[1:]))
@@ -244,10 +249,11 @@ class Training:
         log.lengths.append(lengths)
         log.tag.append(tag)
         log.tick.append(len(log.ticks) - 1)
-        log.busy.append(pipe.busy[0])
+        working = pipe.busy[0] if tag < 0 else np.zeros(self.shape[1:])
+        log.busy.append(working)
         waiting = pipe.data_share[0] + pipe.lookup_share[0]
-        log.computing.append(pipe.busy[0] * np.maximum(0.0, 1.0 - waiting))
-        log.reading.append(pipe.busy[0] * pipe.data_share[0])
+        log.computing.append(working * np.maximum(0.0, 1.0 - waiting))
+        log.reading.append(working * pipe.data_share[0])
         log.slow.append(pipe.slow[0] + 0 * self.bias[:, :1])
         log.ready.append((pipe.ring[:, 0] <= begun[0]).sum(axis=0).astype(np.float64))
 
