@@ -75,7 +75,7 @@ _BUSY = Ramp("CPU used of what it may use", "cpu_share", 0.75, 0.95)
 _WAITS = Ramp("data wait in the loop", "g_data", 0.03, 0.15, 2.0)
 #: Whoever lacks data has no kernel to run, or says so.
 _STARVES = Ramp(
-    "a rank without kernels or waiting for data", pl.max_horizontal("g_data", "g_gaps"), 0.04, 0.12
+    "a rank without kernels or waiting for data", pl.max_horizontal("g_data", "g_gaps"), 0.04, 0.12, 0.5
 )
 _SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.1, 0.35)
 _COMM = Ramp("exposed communication in the loop", "s_comm", 0.08, 0.25, 2.0)
@@ -281,7 +281,7 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("this GPU spins", "spin", 0.03, 0.12),
             Ramp("the rank that spins least, robust z", "g_odd", 3, 6),
             Ramp("its distance to the median", "g_gap", 0.05, 0.12),
-            Ramp("ranks to compare", "g_size", 3, 4),
+            Ramp("ranks to compare", "g_size", 3, 4, 0.0),
         ],
         contra=[
             Ramp("share of the ranks that wait for data", "g_starving", 0.4, 0.7),

@@ -193,7 +193,7 @@ def _evidence(
         value, level = _mean(ramp, about)
         if value is None:
             missing.append(ramp.signal)
-        elif level >= 0.25:
+        elif level >= 0.25 and ramp.weight > 0:
             told.append(
                 {
                     "signal": ramp.signal,

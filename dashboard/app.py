@@ -6,12 +6,13 @@ Every callback is async and does its work on a thread: a blocking callback would
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from dash import ClientsideFunction, Dash, Input, Output, State, clientside_callback, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, clientside_callback, dcc, html, no_update
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -22,6 +23,8 @@ from wellfed.dashboard.pages import findings, fleet, gpu, host, jobs, telemetry
 from wellfed.dashboard.parts import Component, card, shell
 
 __all__ = ["create_app", "page"]
+
+log = logging.getLogger("wellfed.dashboard")
 
 #: Milliseconds between live updates; a window is ten seconds.
 INTERVAL = 2_500
@@ -61,7 +64,12 @@ def create_app(source: Source) -> Dash:
         Input("tick", "n_intervals"),
     )
     async def render(path: str | None, search: str | None, _: int | None) -> Component:
-        return await asyncio.to_thread(page, source, path or "/", search or "")
+        try:
+            return await asyncio.to_thread(page, source, path or "/", search or "")
+        except Exception:
+            # What the page showed stays; the log says what happened.
+            log.exception("page %s failed", path)
+            return no_update
 
     clientside_callback(
         ClientsideFunction("wellfed", "tip"),

@@ -316,7 +316,7 @@ def stacked(stamps: Array, series: Mapping[str, Array], unit: str) -> Figure:
             for cause in order
         ],
         "layout": layout(
-            margin={"l": 34, "r": 4, "t": 6, "b": 22},
+            margin={"l": 34, "r": 4, "t": 6, "b": 34},
             hovermode="x unified",
             uirevision="stacked",
             xaxis={

@@ -217,7 +217,7 @@ def evidence_text(item: Mapping[str, Any]) -> str:
     value, expected = item["value"], item["expected"]
     shown = count(float(value)) if isinstance(value, int | float) else str(value)
     wanted = count(float(expected)) if isinstance(expected, int | float) else str(expected)
-    return f"{item['signal']} {shown}, expected {wanted}"
+    return f"{item['signal']} {shown}, normal below {wanted}"
 
 
 def evidence(items: Iterable[Mapping[str, Any]], against: Iterable[Mapping[str, Any]]) -> Component:

@@ -313,7 +313,7 @@ def grid(
     blocks = [(name, rack) for name, hosts in racks.items() for rack in _split(hosts, 16)]
     tall = max(len(hosts) for _, hosts in blocks)
     wide = max(len(row) for _, hosts in blocks for row in hosts.values())
-    across = max(1, min(len(blocks), round(math.sqrt(len(blocks) * 2.6 * (tall + 2) / (wide + 1)))))
+    across = _across(len(blocks), (tall + 2) / (wide + 1))
     rows = math.ceil(len(blocks) / across)
     z = np.full((rows * (tall + 2) - 2, across * (wide + 1) - 1), 255, dtype=np.uint8)
     labels, listing = [], []
@@ -325,6 +325,13 @@ def grid(
             for dx, (_, gpu) in enumerate(row):
                 z[y + dy, x + dx] = _code(*state[gpu], families)
     return z, labels, {"tall": tall, "wide": wide, "across": across, "blocks": listing}
+
+
+def _across(blocks: int, shape: float) -> int:
+    """Blocks a row: near the card's proportions, with few empty places. shape: height over width of one."""
+    ideal = math.sqrt(blocks * 2.6 * shape)
+    empty = {n: math.ceil(blocks / n) * n - blocks for n in range(1, blocks + 1)}
+    return min(empty, key=lambda n: abs(math.log(n / ideal)) + 0.5 * empty[n] / blocks)
 
 
 def _split(hosts: Mapping[str, list[tuple[str, str]]], size: int) -> list[dict[str, list[tuple[str, str]]]]:

@@ -71,7 +71,7 @@ def body(
                 [str(p["index"] or n), html.Span(className="mini", style={"background": _tone(p)})],
                 href=link(gpu_link(host, p), query),
                 className="gsel on" if p is found else "gsel",
-                **{"aria-label": f"GPU {p['index'] or p['gpu']}"},
+                title=f"GPU {p['index'] or p['gpu']}",
             )
             for n, p in enumerate(peers)
         ],
