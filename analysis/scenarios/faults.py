@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wellfed.analysis.scenarios.plan import Fault
 
-__all__ = ["NEUTRAL", "Parameters", "causes", "level", "shares", "variants"]
+__all__ = ["NEUTRAL", "Parameters", "level", "shares", "variants"]
 
 F = NDArray[np.float64]
 
@@ -87,11 +87,6 @@ def variants(faults: Sequence[Fault]) -> list[frozenset[int]]:
         found += [frozenset({i}) for i in every]
         found += [every - {i} for i in every]
     return found
-
-
-def causes(faults: Sequence[Fault]) -> list[str]:
-    """Cause of each fault, in order."""
-    return [fault.cause for fault in faults]
 
 
 def shares(durations: F, faults: int) -> F:

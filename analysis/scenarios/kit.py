@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -211,6 +211,3 @@ def case(
         return build
 
     return register
-
-
-Effects = Mapping[str, float]

@@ -176,7 +176,6 @@ class Training:
                     "used": self.pipeline.used[0] + 0 * self.bias[:, :1],
                     "cached": self.pipeline.cached[0],
                     "quota": value.factual("quota")[:, :1],
-                    "xid": value.factual("xid"),
                     "ecc": value.factual("ecc"),
                     "remap_failed": value.factual("remap_failed"),
                     "launch": work.launch * value.factual("launch"),
