@@ -16,6 +16,7 @@ from wellfed.analysis.features import join
 from wellfed.analysis.findings import episodes, findings
 from wellfed.analysis.hosts import facts, pressures
 from wellfed.analysis.lost import gpu_windows, with_loss, with_reference
+from wellfed.analysis.ranks import with_ranks
 from wellfed.analysis.schema import TS
 from wellfed.analysis.split import scored, shares
 from wellfed.analysis.windows import amounts, boots, native_step
@@ -66,7 +67,8 @@ def diagnose(
         for name, rows in tables.items()
         if name != "collector"
     }
-    if tables["gpu"].head(1).collect().is_empty():
+    on_host["gpu"], on_host["step"] = with_ranks(on_host["gpu"], on_host["step"])
+    if on_host["gpu"].head(1).collect().is_empty():
         rows = pl.DataFrame()
         windows, split, found = pl.DataFrame(schema=_WINDOWS), _no_shares(), []
     else:
@@ -137,7 +139,13 @@ def _au(covered: float, lost: float) -> float | None:
 
 def _totals(rows: pl.DataFrame, split: pl.DataFrame, step: float, price: float | None) -> dict[str, Any]:
     if rows.is_empty():
-        zero = {"gpu_seconds": 0.0, "covered_seconds": 0.0, "lost_seconds": 0.0, "au": None, "by_cause": {}}
+        zero: dict[str, Any] = {
+            "gpu_seconds": 0.0,
+            "covered_seconds": 0.0,
+            "lost_seconds": 0.0,
+            "au": None,
+            "by_cause": {},
+        }
         return {**zero, "by_cause_root": {}, "joules": None, "cost_lost": None}
     covered, lost = (float(rows[c].sum()) for c in ("covered_seconds", "lost_seconds"))
     causes = _by_cause(split, []).get((), {})
@@ -158,9 +166,17 @@ def _gpus(rows: pl.DataFrame, split: pl.DataFrame) -> list[dict[str, Any]]:
     if rows.is_empty():
         return []
     causes = _by_cause(split, ["host", "gpu"])
-    summed = rows.sort("ts").group_by("host", "gpu").agg(
-        pl.col("index").last(), pl.col("job").drop_nulls().last(), pl.col("covered_seconds").sum(), pl.col("lost_seconds").sum()
-    ).sort("host", "index", "gpu")  # fmt: skip
+    summed = (
+        rows.sort("ts")
+        .group_by("host", "gpu")
+        .agg(
+            pl.col("index").last(),
+            pl.col("job").drop_nulls().last(),
+            pl.col("covered_seconds").sum(),
+            pl.col("lost_seconds").sum(),
+        )
+        .sort("host", "index", "gpu")
+    )
     return [
         {
             **row,
@@ -223,7 +239,7 @@ def _coverage(tables: Mapping[str, pl.LazyFrame]) -> list[dict[str, Any]]:
 def _warnings(rows: pl.DataFrame, hosts: pl.DataFrame) -> list[str]:
     warnings = []
     if rows.is_empty():
-        what = "reporting the hosts' pressures" if hosts.height else "and no host either"
+        what = "reporting the hosts' pressures" if hosts.height else "no host either"
         warnings.append(f"no GPU found in this range; {what}")
     else:
         blind = rows.filter(pl.col("covered_seconds") == 0)["gpu"].n_unique()
@@ -231,7 +247,7 @@ def _warnings(rows: pl.DataFrame, hosts: pl.DataFrame) -> list[str]:
             warnings.append(f"{blind} GPUs have windows without a measured activity: no verdict for those")
         if rows["sm"].is_null().all():
             warnings.append(
-                "no SM activity (GPM or profiling metrics): verdicts rest on kernel activity, which hides waits"
+                "no SM activity (GPM or profiling metrics): verdicts rest on kernel activity alone"
             )
     return warnings
 

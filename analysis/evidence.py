@@ -78,7 +78,7 @@ _STARVES = Ramp(
     "a rank without kernels or waiting for data", pl.max_horizontal("g_data", "g_gaps"), 0.04, 0.12, 0.5
 )
 _SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.1, 0.35)
-_COMM = Ramp("exposed communication in the loop", "s_comm", 0.08, 0.25, 2.0)
+_COMM = Ramp("exposed communication beyond the best windows", "x_comm", 0.03, 0.1, 2.0)
 #: Outstanding reads by Little's law: a loader that keeps up rarely has one waiting.
 _M_OUT = Ramp("reads outstanding at the mount", "m_outstanding", 0.4, 2.0)
 _M_SLOW = (
@@ -95,6 +95,9 @@ _WRITES = Ramp(
     2e8,
     1e9,
 )
+
+#: A quota starves a job that uses no more CPU than in its quiet fifth; one that uses more outgrew it.
+_SHRUNK = pl.col("j_throttled") * (1 - ((pl.col("j_cpu_growth") - 1.15) / 0.25).clip(0, 1).fill_null(0))
 
 #: Waiting for data while neither storage nor network delivers slowly: the workers themselves are the limit.
 _WORKERS = Ramp(
@@ -174,14 +177,14 @@ SIGNATURES: Sequence[Signature] = (
         need=[_STARVES],
         any_of=[[_BUSY, _CPU, _WORKERS]],
         contra=[
-            Ramp("throttled by quota", "j_throttled", 0.05, 0.5),
+            Ramp("throttled without using more CPU than before", _SHRUNK, 0.05, 0.5),
             Ramp("I/O pressure far above CPU pressure", pl.col("psi_io") - pl.col("psi_cpu"), 0.15, 0.5),
         ],
         support=[_WAITS, _CPU, _BUSY],
     ),
     Signature(
         "cpu.quota",
-        need=[_STARVES, Ramp("throttled by quota, s/s", "j_throttled", 0.05, 0.5)],
+        need=[_STARVES, Ramp("throttled by quota, s/s", _SHRUNK, 0.05, 0.5)],
         support=[_WAITS, Ramp("CPU pressure", "psi_cpu", 0.05, 0.3)],
     ),
     Signature(

@@ -255,6 +255,8 @@ def _jobs(job: pl.LazyFrame) -> pl.LazyFrame:
         j_psi_memory=_rate("psi_memory_full_seconds"),
         j_cpu_used=_rate("cpu_usage_seconds"),
         j_cpu_limit="cpu_limit",
+        j_cpu_growth=_rate("cpu_usage_seconds")
+        / _rate("cpu_usage_seconds").quantile(0.2).over("host", "job"),
         j_throttled=_rate("cpu_throttled_seconds"),
         j_main=_rate("main_thread_seconds"),
         j_io=_rate("io_read_bytes") + _rate("io_write_bytes"),

@@ -128,8 +128,8 @@ def _cut(rows: pl.DataFrame, step: float) -> list[pl.DataFrame]:
 def _finding(
     cause: str, rows: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float, price: float | None
 ) -> dict[str, Any] | None:
-    stamps = rows["ts"].unique().sort()
-    if stamps.len() < ON_WINDOWS:
+    stamps: list[datetime] = rows["ts"].unique().sort().to_list()
+    if len(stamps) < ON_WINDOWS:
         return None
     width = timedelta(seconds=step)
     first, last = stamps[0] - width, stamps[-1]
@@ -140,7 +140,7 @@ def _finding(
     lost = float(rows["lost_seconds"].sum())
     jobs = rows["job"].drop_nulls().unique().sort().to_list()
     resource = rows["resource"].drop_nulls().mode().sort().to_list()
-    scope = {
+    scope: dict[str, Any] = {
         "hosts": rows["host"].unique().sort().to_list(),
         "gpus": rows["gpu"].unique().sort().to_list(),
         "ranks": rows["rank"].drop_nulls().unique().sort().to_list(),
@@ -163,7 +163,7 @@ def _finding(
         "severity": _severity(cause, lost, minutes, len(scope["gpus"])),
         "lost_gpu_seconds": lost,
         "cost": None if price is None else lost / 3600 * price,
-        "confidence": _confidence(cause, mean, about, stamps.len()),
+        "confidence": _confidence(cause, mean, about, len(stamps)),
         "evidence_for": told_for,
         "evidence_against": told_against,
         "missing_signals": missing,
@@ -188,7 +188,8 @@ def _evidence(
     signature = by_cause().get(cause)
     if signature is None:
         return _certain(cause, about), [], []
-    told, missing = [], []
+    told: list[dict[str, Any]] = []
+    missing = []
     for ramp in signature.ramps:
         value, level = _mean(ramp, about)
         if value is None:
@@ -202,7 +203,7 @@ def _evidence(
                     "weight": round(ramp.weight * level, 3),
                 }
             )
-    against = []
+    against: list[dict[str, Any]] = []
     for ramp in signature.contra:
         value, level = _mean(ramp, about)
         if value is not None and level >= 0.1:

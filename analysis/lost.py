@@ -2,8 +2,8 @@
 
 useful = SM activity without its spinning share, or activity where SM is not measured; a window that keeps
 device memory 60 % busy is productive. The reference is the 95th percentile of useful of this job on this GPU
-(a fixed histogram of 200 bins). lost = covered x (1 - min(1, useful / reference)), plus the share of the clock
-that throttling took. Nobody's GPU is capacity, not loss.
+(a fixed histogram of 200 bins). lost = covered x (1 - min(1, useful / reference)), plus the share of the
+clock that throttling took. Nobody's GPU is capacity, not loss.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ DEFAULT_REFERENCE = 0.8
 SUSTAINED = 6
 #: Share without any kernel in the best windows of a job that was never fed.
 NEVER_FED = 0.15
+#: A job that sustains this much is taken at its word.
+FED_LEVEL = 0.65
 #: SM activity of a GPU that only spins inside a collective: a few blocks a link.
 SPIN_SM = 0.12
 #: Device memory busy for this share of a window is productive whatever the SMs say.
@@ -75,9 +77,13 @@ def with_reference(windows: pl.LazyFrame) -> pl.LazyFrame:
     while_running = (pl.col("useful") / running.clip(0.1, 1)).clip(0, 1).quantile(0.8).over(who)
     gaps = 1 - pl.col("act")
     worst = pl.when(pl.col("job").is_null()).then(gaps).otherwise(gaps.max().over("job", "ts"))
-    starved = (worst.quantile(0.1).over(who) >= NEVER_FED).fill_null(False)
+    starved = ((worst.quantile(0.1).over(who) >= NEVER_FED) & ((own + 0.5) / BINS < FED_LEVEL)).fill_null(
+        False
+    )
     level = (
-        pl.when(starved).then(pl.max_horizontal((own + 1) / BINS, while_running)).otherwise((own + 1) / BINS)
+        pl.when(starved)
+        .then(pl.max_horizontal((own + 0.5) / BINS, while_running))
+        .otherwise((own + 0.5) / BINS)
     )
     known = pl.when(level >= LOW_REFERENCE).then(level)
     peers = pl.when(pl.col("job").is_not_null()).then(known.median().over("job"))

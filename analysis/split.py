@@ -1,4 +1,4 @@
-"""Splits each window's lost seconds over causes: first what is certain, then what was measured, then inferred.
+"""Splits each window's lost seconds over causes: the certain, then the measured, then the inferred.
 
 1. What throttling took, and a job that stands still after a fault, is certain. 2. Where the loop timed its
 own parts, what it waited for (data, copies, peers, checkpoints, evaluation) divides the rest in proportion.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -37,5 +38,6 @@ def diagnose(options: Mapping[str, object]) -> int:
         json.dump(diagnosis.document, sys.stdout, indent=2, allow_nan=False)
         sys.stdout.write("\n")
     else:
-        sys.stdout.write(render_text(diagnosis))
+        width = min(120, shutil.get_terminal_size((100, 24)).columns)
+        sys.stdout.write(render_text(diagnosis, width))
     return 0

@@ -1,6 +1,6 @@
 """`wellfed demo`: the hub and its pages over a simulated cluster, marked as simulated on every page.
 
-A mixed fleet lives on in real time after forty minutes of history; --scenario shows one situation, all at once.
+A mixed fleet lives on in real time after forty minutes of history; --scenario shows one situation at once.
 """
 
 from __future__ import annotations
