@@ -136,7 +136,9 @@ def _finding(
     minutes = (last - first).total_seconds() / 60
     if cause == "idle.held" and minutes < _IDLE["info"]:
         return None
-    about = windows.join(rows.select("ts", "host", "gpu"), on=["ts", "host", "gpu"], how="semi")
+    # Between its bursts a recurring cause has no evidence to show.
+    struck = rows.filter(pl.col("lost_seconds") >= ON_SHARE * pl.col("covered_seconds"))
+    about = windows.join(struck.select("ts", "host", "gpu"), on=["ts", "host", "gpu"], how="semi")
     lost = float(rows["lost_seconds"].sum())
     jobs = rows["job"].drop_nulls().unique().sort().to_list()
     resource = rows["resource"].drop_nulls().mode().sort().to_list()
@@ -148,7 +150,7 @@ def _finding(
         "resource": resource[0] if resource else None,
     }
     told_for, told_against, missing = _evidence(cause, about)
-    mean = float(rows["score"].mean() or 0.0)  # type: ignore[arg-type]
+    mean = float(struck["score"].mean() or 0.0)  # type: ignore[arg-type]
     open_ = last >= end - OFF_WINDOWS * width
     return {
         "id": hashlib.sha256(

@@ -234,7 +234,7 @@ def test_order_and_repeats_of_rows_change_nothing() -> None:
 
 NAMED = [
     "nfs-slow-server", "disk-degraded", "small-files-slow-metadata", "cpu-augmentation", "cpu-quota", "memory-limit",
-    "pcie-offload", "pcie-degraded-host", "throttle-fan", "throttle-power-cap", "link-errors", "fabric-congested",
+    "pcie-offload", "pcie-degraded-host", "throttle-fan", "throttle-power-cap", "link-errors", "fabric-congested-leaf",
     "collective-no-nvlink", "straggler-slow-gpu", "checkpoint-heavy", "evaluation-long", "launch-small-kernels",
     "idle-held", "startup-long", "serve-no-traffic", "nvlink-down",
 ]  # fmt: skip

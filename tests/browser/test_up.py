@@ -33,14 +33,12 @@ def test_this_machines_signals_move_within_twenty_seconds_and_stop_within_five(
     page = visit.open(f"http://127.0.0.1:{address}/")
     # Two windows make a rate; the page polls every five seconds.
     page.wait_for_selector("text=no GPU", timeout=40_000)
-    page.wait_for_function("document.querySelectorAll('#signals path.point').length > 5", timeout=30_000)
+    until(lambda: page.locator("#signals path.point").count() > 5, what="the first rates")
     assert time.monotonic() - began < 60
     for word in ("CPU", "Pressure", "Memory", "Disks", "Network"):
         assert page.locator("#signals").get_by_text(word, exact=True).count() >= 1
     first = page.locator("#signals").inner_text()
-    page.wait_for_function(
-        "before => document.querySelector('#signals').innerText !== before", arg=first, timeout=30_000
-    )
+    until(lambda: page.locator("#signals").inner_text() != first, what="the signals move")
     assert "SIMULATED" not in page.inner_text("body")
     visit.clean()
 
