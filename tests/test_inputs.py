@@ -12,6 +12,7 @@ import pytest
 from wellfed.analysis.inputs import read_tables
 from wellfed.analysis.schema import TS, schema
 from wellfed.analysis.store import Store
+from wellfed.cli import main
 from wellfed.collectors.catalog import TABLES
 from wellfed.errors import UserError
 
@@ -122,3 +123,18 @@ def test_wrong_columns_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
     os.symlink(tmp_path / "gone", tmp_path / "host.parquet")
     assert refusal(tmp_path) == f"cannot read {tmp_path / 'host.parquet'}: No such file or directory"
+
+
+def test_damage_inside_a_file_is_one_line_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pl.concat([ROWS.with_columns(pl.lit(float(i)).alias("load1")) for i in range(500)])
+    path = tmp_path / "host.parquet"
+    rows.write_parquet(path, compression="zstd")
+    content = bytearray(path.read_bytes())
+    # Every page but the last columns' statistics and footer.
+    for at in range(40, len(content) * 2 // 3, 7):
+        content[at] ^= 0x55
+    path.write_bytes(bytes(content))
+    assert main(["diagnose", f"--data={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("wellfed: ")
+    assert error.count("\n") == 1

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 
+import polars as pl
+
 from wellfed.analysis.diagnose import diagnose as answer
 from wellfed.analysis.inputs import read_tables
 from wellfed.analysis.report import render_text
@@ -32,8 +34,12 @@ def diagnose(options: Mapping[str, object]) -> int:
         raise UserError("--from is not before --to")
     with progress(f"reading {path}"):
         tables = read_tables(path, start, end)
-    with progress("diagnosing"):
-        diagnosis = answer(tables, start=start, end=end, price=price)
+    try:
+        with progress("diagnosing"):
+            diagnosis = answer(tables, start=start, end=end, price=price)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        # Damage inside a file shows only when its rows are read.
+        raise UserError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}") from error
     if options.get("json"):
         json.dump(diagnosis.document, sys.stdout, indent=2, allow_nan=False)
         sys.stdout.write("\n")
