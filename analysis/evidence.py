@@ -32,7 +32,9 @@ class Ramp:
 
     def value(self) -> pl.Expr:
         """The feature itself."""
-        return pl.col(self.column) if isinstance(self.column, str) else self.column
+        # 0/0 is not measured, not a number: a ratio of two silent things says nothing.
+        known = pl.col(self.column) if isinstance(self.column, str) else self.column
+        return known.cast(pl.Float64).fill_nan(None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,3 +317,27 @@ def test_a_range_narrows_the_answer(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert document["to"] == end
     assert 0 < document["totals"]["covered_seconds"] <= 300 * len(document["gpus"])
     assert main(["diagnose", f"--data={data}", "--from=now", "--to=1h"]) == 2
+
+
+def test_silent_mounts_and_networks_are_no_numbers_and_poison_nothing() -> None:
+    host = [
+        {
+            "ts": at(i),
+            "host": "n",
+            "cpu_count": 2.0,
+            "net_rx_bytes": 5.0,
+            "tcp_segments_out": 0.0,
+            "tcp_retransmits": 0.0,
+        }
+        for i in range(40)
+    ]
+    mount = [
+        {"ts": at(i), "host": "n", "mount": "/m", "read_bytes": 0.0, "reads": 0.0, "retransmits": 0.0}
+        for i in range(40)
+    ]
+    diagnosis = diagnose(
+        tables(step=table("step", step_rows(0.6)), host=table("host", host), mount=table("mount", mount))
+    )
+    json.dumps(diagnosis.document, allow_nan=False)
+    assert diagnosis.document["totals"]["lost_seconds"] == pytest.approx(0.6 * 390, rel=0.05)
+    sums(diagnosis)
