@@ -77,7 +77,7 @@ _BUSY = Ramp("CPU used of what it may use", "cpu_share", 0.75, 0.95)
 _WAITS = Ramp("data wait in the loop", "g_data", 0.03, 0.15, 2.0)
 #: Whoever lacks data has no kernel to run, or says so.
 _STARVES = Ramp(
-    "a rank without kernels or waiting for data", pl.max_horizontal("g_data", "g_gaps"), 0.04, 0.12, 0.5
+    "a rank of this host without kernels or waiting for data, of two minutes", "n_starve", 0.03, 0.1, 0.5
 )
 _SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.1, 0.35)
 _COMM = Ramp("exposed communication beyond the best windows", "x_comm", 0.03, 0.1, 2.0)
@@ -116,6 +116,9 @@ _WORKERS = Ramp(
     0.25,
 )
 
+#: What the job does says nothing about a GPU on which it has no process.
+_OWN = (pl.col("processes") > 0).fill_null(True).cast(pl.Float64)
+
 SIGNATURES: Sequence[Signature] = (
     # A saturated device is busy nearly all the time with reads queued; CPU is idle meanwhile.
     Signature(
@@ -125,8 +128,15 @@ SIGNATURES: Sequence[Signature] = (
             [
                 Ramp("disk utilisation", "d_util", 0.75, 0.95),
                 Ramp("disk read time against its quiet tenth", "d_ratio", 1.8, 3.5),
+                # A loader that reads one thing at a time never fills the device and waits for it all the same.
+                Ramp(
+                    "time of disk reads over time lost",
+                    pl.col("d_outstanding") * pl.col("covered_seconds") / pl.col("lost_seconds"),
+                    0.35,
+                    0.7,
+                ),
             ],
-            [Ramp("reads outstanding at the disk", "d_outstanding", 0.7, 3.0)],
+            [Ramp("reads outstanding at the disk", "d_outstanding", 0.3, 0.7)],
         ],
         contra=[_BUSY],
         support=[_IO, _WAITS],
@@ -179,6 +189,7 @@ SIGNATURES: Sequence[Signature] = (
         need=[_STARVES],
         any_of=[[_BUSY, _CPU, _WORKERS]],
         contra=[
+            Ramp("memory pressure (full)", "psi_memory", 0.02, 0.08),
             Ramp("throttled without using more CPU than before", _SHRUNK, 0.05, 0.5),
             Ramp("I/O pressure far above CPU pressure", pl.col("psi_io") - pl.col("psi_cpu"), 0.15, 0.5),
         ],
@@ -265,6 +276,7 @@ SIGNATURES: Sequence[Signature] = (
         "fabric.collective",
         any_of=[[_SPIN, _COMM]],
         contra=[
+            Ramp("a throttled GPU in the job, s/s", "g_throttled", 0.02, 0.2),
             Ramp("inactive NVLinks in the job", "g_broken", 0.0, 1.0),
             Ramp("a rank that spins far less in this window, robust z", "g_odd_now", 4, 8),
             _STARVED,
@@ -338,8 +350,8 @@ SIGNATURES: Sequence[Signature] = (
                 0.0,
                 0.05,
             ),
-            Ramp("CPU used by the job, cores", "j_cpu_used", 1.0, 4.0),
-            Ramp("I/O of the job, B/s", "j_io", 1e7, 1e8),
+            Ramp("CPU used by the job, cores", pl.col("j_cpu_used") * _OWN, 1.0, 4.0),
+            Ramp("I/O of the job, B/s", pl.col("j_io") * _OWN, 1e7, 1e8),
             Ramp("requests served", "v_room", 0.5, 1.0),
             Ramp("a loop reports steps", "s_compute", 0.0, 0.1),
         ],

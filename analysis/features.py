@@ -46,6 +46,14 @@ def join(gpu: pl.LazyFrame, tables: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     per_job_gpu = pl.col("h_cpus") / pl.len().over("host", "ts")
     return rows.with_columns(
         _lasting("s_data").alias("data_lately"),
+        (1 - pl.col("act"))
+        .rolling_mean(LATELY, min_samples=1)
+        .over(["job", "host", "gpu"], order_by="ts")
+        .alias("gap_lately"),
+        pl.col("s_data")
+        .rolling_mean(LATELY, min_samples=1)
+        .over(["job", "host", "gpu"], order_by="ts")
+        .alias("wait_lately"),
         psi_cpu=pl.coalesce("j_psi_cpu", "h_psi_cpu"),
         psi_io=pl.coalesce("j_psi_io", "h_psi_io"),
         psi_memory=pl.coalesce("j_psi_memory", "h_psi_memory"),
@@ -306,6 +314,7 @@ def _group_features() -> dict[str, pl.Expr]:
         1.4826 * (now - now.median().over(of_job)).abs().median().over(of_job), pl.lit(0.02)
     )
     gap = middle - lately.min().over(of_job)
+    slowed = pl.col("t_thermal").fill_null(0) + pl.col("t_power").fill_null(0)
     broken = pl.col("nvlink_down").fill_null(0) + pl.col("remap_failed").fill_null(0)
     return {
         "g_size": pl.len().over(of_job),
@@ -320,6 +329,8 @@ def _group_features() -> dict[str, pl.Expr]:
         "g_starving": pl.when(~alone).then(
             (pl.max_horizontal("idle_lately", "data_lately") >= 0.02).mean().over(of_job)
         ),
+        # Whether anybody on this host starves: a late peer elsewhere is not this host's storage or CPU.
+        "n_starve": pl.max_horizontal("gap_lately", "wait_lately").max().over(["job", "host", "ts"]),
         # Who waits for data makes everybody wait at the next reduction.
         "g_idle": pl.when(alone).then(pl.col("idle")).otherwise(pl.col("idle").max().over(of_job)),
         "g_gaps": pl.when(alone).then(1 - pl.col("act")).otherwise((1 - pl.col("act")).max().over(of_job)),
@@ -330,6 +341,7 @@ def _group_features() -> dict[str, pl.Expr]:
         "g_congestion": pl.coalesce(pl.col("p_congestion").max().over(of_job), "p_congestion"),
         "begun": pl.col("useful").fill_null(0).cum_max().over(["job", "host", "gpu"], order_by="ts"),
         "g_broken": pl.coalesce(broken.max().over(of_job), broken),
+        "g_throttled": pl.coalesce(slowed.max().over(of_job), slowed),
         "fault": _fault(),
         **_measured(),
         "g_low": pl.when(pl.col("job").is_not_null()).then(

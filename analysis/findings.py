@@ -34,6 +34,9 @@ _RESOURCE = {
     "fabric.link": "p_port",
     "fabric.congested": "p_port",
 }
+#: What follows from others, and what is never an echo.
+_SYMPTOMS = ("straggler", "fabric.collective", "unknown")
+_CERTAIN = ("hardware.fault", "throttle.thermal", "throttle.power", "pcie.degraded", "fabric.link")
 #: Minutes after which held but idle GPUs are a finding, a warning, critical.
 _IDLE = {"info": 5, "warning": 15, "critical": 60}
 
@@ -117,7 +120,25 @@ def findings(
             finding = _finding(str(cause), episode, windows, end, step, price)
             if finding is not None:
                 found.append(finding)
-    return sorted(found, key=lambda f: (-f["lost_gpu_seconds"], f["id"]))
+    return sorted(_without_echoes(found), key=lambda f: (-f["lost_gpu_seconds"], f["id"]))
+
+
+def _without_echoes(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leaves out findings that a far larger one of the same job explains.
+
+    A job that starves also spins, and its ranks take turns in being late: what is a tenth of the loss beside a
+    named cause is its echo. Certain causes are never echoes.
+    """
+
+    def echo(small: dict[str, Any], large: dict[str, Any]) -> bool:
+        factor = 3.0 if small["cause"] in _SYMPTOMS and large["cause"] not in _SYMPTOMS else 10.0
+        together = (small["end"] is None or small["end"] >= large["start"]) and (
+            large["end"] is None or large["end"] >= small["start"]
+        )
+        same = small["scope"]["job"] is not None and small["scope"]["job"] == large["scope"]["job"]
+        return same and together and large["lost_gpu_seconds"] >= factor * small["lost_gpu_seconds"]
+
+    return [f for f in found if f["cause"] in _CERTAIN or not any(echo(f, g) for g in found if g is not f)]
 
 
 def _cut(rows: pl.DataFrame, step: float) -> list[pl.DataFrame]:
