@@ -86,7 +86,19 @@ def register(factory: _C) -> _C:
 #: Modules of this folder that are not sources.
 _PLUMBING = frozenset(
     {"agent", "catalog", "columns", "doctor", "registry", "sampler"}
-    | {"destination", "exposition", "files", "http", "names", "otlp", "publisher", "push", "spool", "web"}
+    | {
+        "destination",
+        "exposition",
+        "files",
+        "http",
+        "names",
+        "otlp",
+        "publisher",
+        "push",
+        "spool",
+        "unwrap",
+        "web",
+    }
 )
 
 

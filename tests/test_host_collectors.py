@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from wellfed.collectors import cpu, disk, infiniband, memory, mountstats, network, pressure, registry
 from wellfed.collectors.catalog import TABLES
 from wellfed.collectors.registry import Collector, Roots, Row
+from wellfed.collectors.unwrap import Unwrap
 
 NODE = Path(__file__).parent / "fixtures" / "node"
 ROOTS = Roots(str(NODE / "proc"), str(NODE / "sys"))
@@ -119,7 +120,7 @@ def test_a_32_bit_millisecond_counter_grows_past_its_width(node: Roots) -> None:
 
 @given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
 def test_unwrapping_follows_any_growth_below_half_the_range(steps: list[int], start: int) -> None:
-    unwrap = disk.Unwrap()
+    unwrap = Unwrap()
     true = start
     assert unwrap(start) == start
     for step in steps:
@@ -128,7 +129,7 @@ def test_unwrapping_follows_any_growth_below_half_the_range(steps: list[int], st
 
 
 def test_a_fall_that_is_no_wrap_is_a_reset() -> None:
-    unwrap = disk.Unwrap()
+    unwrap = Unwrap()
     assert [unwrap(1000), unwrap(10), unwrap(20)] == [1000, 10, 20]
 
 
@@ -138,13 +139,21 @@ def test_network_sums_physical_interfaces_only() -> None:
     assert (values["net_rx_bytes"], values["net_tx_bytes"]) == (1e6, 2e6)
     assert (values["tcp_segments_out"], values["tcp_retransmits"]) == (6000, 12)
     port = found["port", ("eth0",)]
-    assert port.values == {"rx_bytes": 1e6, "tx_bytes": 2e6, "rate_bps": 25e9, "up": 1.0}
+    assert port.values == {
+        "rx_bytes": 1e6,
+        "tx_bytes": 2e6,
+        "rcv_errors": 3.0,
+        "xmit_discards": 4.0,
+        "link_downed": 2.0,
+        "rate_bps": 25e9,
+        "up": 1.0,
+    }
     assert port.info == {"link": "ethernet"}
 
 
 def test_a_container_counts_its_own_interface() -> None:
     names = ["lo", "eth0", "docker0", "veth1a2b", "br-12ab", "tun0", "bond0", "eth0.100"]
-    assert network.physical("/nonexistent", names) == ["eth0"]
+    assert network.physical("/nonexistent", names) == (["eth0"], False)
 
 
 def test_an_interface_without_a_speed_has_no_rate(node: Roots) -> None:
