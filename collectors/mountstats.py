@@ -73,6 +73,10 @@ def parse(text: bytes) -> list[NfsMount]:
     for mount in mounts:
         if not whole <= mount.totals.keys():
             raise ValueError(f"{mount.mount}: expected bytes, READ and WRITE; the file ends early")
+        # Milliseconds are summed as the integers they are.
+        for column in mount.totals:
+            if column.endswith("_seconds"):
+                mount.totals[column] /= 1000.0
     return mounts
 
 
@@ -121,7 +125,7 @@ def _operation(mount: NfsMount, name: bytes, n: list[int]) -> None:
     if len(n) < 8:
         raise ValueError(f"{mount.mount}: {name!r} has {len(n)} numbers, expected 8 or more")
     done, sent, timeouts = n[:3]
-    queued, rtt, whole = (ms / 1000.0 for ms in n[5:8])
+    queued, rtt, whole = n[5:8]
     mount.operations += done
     mount.add(retransmits=max(0, sent - done), timeouts=timeouts)
     if name in _READS:
