@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from wellfed.collectors import cpu, disk, infiniband, memory, mountstats, network, pressure, registry
 from wellfed.collectors.catalog import TABLES
+from wellfed.collectors.files import RECHECK
 from wellfed.collectors.registry import Collector, Roots, Row
-from wellfed.collectors.unwrap import Unwrap
 
 NODE = Path(__file__).parent / "fixtures" / "node"
 ROOTS = Roots(str(NODE / "proc"), str(NODE / "sys"))
@@ -116,21 +117,6 @@ def test_a_32_bit_millisecond_counter_grows_past_its_width(node: Roots) -> None:
     assert busy(250) == (2**32 + 250) / 1000
     assert busy(2**32 - 1) == (2**33 - 1) / 1000
     assert busy(3) == (2**33 + 3) / 1000
-
-
-@given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
-def test_unwrapping_follows_any_growth_below_half_the_range(steps: list[int], start: int) -> None:
-    unwrap = Unwrap()
-    true = start
-    assert unwrap(start) == start
-    for step in steps:
-        true += step
-        assert unwrap(true % 2**32) == true
-
-
-def test_a_fall_that_is_no_wrap_is_a_reset() -> None:
-    unwrap = Unwrap()
-    assert [unwrap(1000), unwrap(10), unwrap(20)] == [1000, 10, 20]
 
 
 def test_network_sums_physical_interfaces_only() -> None:
@@ -297,3 +283,91 @@ def test_hostile_bytes_parse_or_are_a_value_error(parse: Callable[[bytes], objec
             return
 
     attempt()
+
+
+def test_a_clock_step_is_no_boot(node: Roots) -> None:
+    collector = cpu.Cpu()
+    host(collector, node)
+    stat = Path(node.proc, "stat")
+    stat.write_text(stat.read_text().replace("btime 1700000000", "btime 1700000002"))
+    assert host(collector, node)["boot_seconds"] == 1.7e9
+    stat.write_text(stat.read_text().replace("btime 1700000002", "btime 1700090000"))
+    assert host(collector, node)["boot_seconds"] == 1700090000
+
+
+def test_a_second_cpu_line_is_not_added(node: Roots) -> None:
+    stat = Path(node.proc, "stat")
+    before = host(cpu.Cpu(), node)["cpu_busy_seconds"]
+    stat.write_text(stat.read_text() + "cpu  1 1 1 1 1 1 1 1 1 1\n")
+    assert host(cpu.Cpu(), node)["cpu_busy_seconds"] == before
+
+
+def test_a_whole_device_may_be_called_like_a_partition() -> None:
+    assert set(disk.whole_devices("/nonexistent", ["xvda1", "xvdb", "xvdb1"])) == {"xvda1", "xvdb"}
+
+
+def test_a_device_of_size_zero_is_none_until_it_has_one(node: Roots) -> None:
+    collector = disk.Disk()
+    assert ("disk", ("nbd0",)) not in rows(collector, node)
+    Path(node.sys, "block/nbd0/size").write_text("2048\n")
+    for _ in range(RECHECK):
+        found = rows(collector, node)
+    assert ("disk", ("nbd0",)) in found
+
+
+def test_a_number_in_flight_below_zero_is_unknown(node: Roots) -> None:
+    stats = Path(node.proc, "diskstats")
+    stats.write_text(stats.read_text().replace(" 1500 3 900 ", " 1500 4294967295 900 "))
+    assert rows(disk.Disk(), node)["disk", ("nvme0n1",)].values["inflight"] is None
+
+
+def test_a_veth_has_traffic_and_no_rate(node: Roots) -> None:
+    shutil.rmtree(Path(node.sys, "class/net/eth0/device"))
+    port = rows(network.Network(), node)["port", ("eth0",)]
+    assert (port.values["rx_bytes"], port.values["rate_bps"], port.values["up"]) == (1e6, None, 1.0)
+
+
+def test_ip_over_infiniband_is_host_traffic_and_no_port_of_its_own(node: Roots) -> None:
+    Path(node.sys, "class/net/eth0/type").write_text("32\n")
+    found = rows(network.Network(), node)
+    assert found["host", ()].values["net_rx_bytes"] == 1e6
+    assert ("port", ("eth0",)) not in found
+
+
+def test_the_speed_is_asked_again_when_the_state_changes(node: Roots) -> None:
+    collector = network.Network()
+    base = Path(node.sys, "class/net/eth0")
+
+    def rate() -> float | None:
+        return rows(collector, node)["port", ("eth0",)].values["rate_bps"]
+
+    assert rate() == 25e9
+    (base / "speed").write_text("10000\n")
+    assert rate() == 25e9
+    (base / "operstate").write_text("down\n")
+    assert rate() == 10e9
+
+
+def test_the_loopback_alone_is_a_reason_and_a_remedy(node: Roots) -> None:
+    dev = Path(node.proc, "net/dev")
+    dev.write_text(
+        "".join(
+            line
+            for line in dev.read_text().splitlines(True)
+            if not line.lstrip().startswith(("eth0", "docker0"))
+        )
+    )
+    collector = network.Network()
+    assert set(host(collector, node)) == {"tcp_segments_out", "tcp_retransmits"}
+    assert collector.reason.startswith("no physical interface in ")
+    assert collector.remedy == "run the agent in the host's network namespace"
+
+
+def test_a_kernel_booted_without_psi_refuses_to_read_it(node: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: str) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported", path)
+
+    monkeypatch.setattr(pressure, "read", refused)
+    collector = pressure.Pressure()
+    assert list(collector.read(node, 0.0)) == []
+    assert "psi=1" in collector.remedy
