@@ -6,16 +6,20 @@ Source: /proc/stat and /proc/loadavg (Documentation/filesystems/proc.rst). Cost:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wellfed.collectors.files import read
+from wellfed.collectors.files import count, read
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Cpu", "Stat", "parse_loadavg", "parse_stat"]
 
 #: Ticks a second in /proc/stat.
 USER_HZ = os.sysconf("SC_CLK_TCK")
+#: btime is the wall clock minus the uptime: it moves when the clock is set. No machine boots this fast.
+_SAME_BOOT_SECONDS = 30.0
+_LOADAVG = re.compile(rb"(\d{1,9}\.\d{1,9}) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +38,32 @@ def parse_stat(text: bytes) -> Stat:
     guest is part of user and guest_nice of nice, so neither is added; steal was somebody else's time.
     """
     busy = iowait = boot = None
-    count = 0
+    online = 0
     for line in text.split(b"\n"):
         name, _, rest = line.partition(b" ")
-        if name == b"cpu":
+        if name == b"cpu" and busy is None:
             fields = rest.split()
             if len(fields) < 4:
                 raise ValueError(f"the cpu line has {len(fields)} fields, expected 4 or more")
-            ticks = [int(field) for field in fields[:7]] + [0] * (7 - len(fields))
+            ticks = [count(field) for field in fields[:7]] + [0] * (7 - len(fields))
             user, nice, system, _idle, wait, irq, softirq = ticks
             busy = (user + nice + system + irq + softirq) / USER_HZ
             iowait = wait / USER_HZ
         elif name.startswith(b"cpu"):
-            count += 1
+            online += 1
         elif name == b"btime":
-            boot = float(int(rest))
+            boot = float(count(rest.strip()))
     if busy is None or iowait is None:
         raise ValueError("no cpu line")
-    return Stat(busy, iowait, count, boot)
+    return Stat(busy, iowait, online, boot)
 
 
 def parse_loadavg(text: bytes) -> float:
     """The one-minute load average. Raises ValueError."""
-    fields = text.split()
-    if not fields:
-        raise ValueError("empty")
-    return float(fields[0])
+    match = _LOADAVG.match(text)
+    if match is None:
+        raise ValueError(f"expected `1.25 1.00 ...`, found {text[:40]!r}")
+    return float(match[1])
 
 
 @register
@@ -88,10 +92,14 @@ class Cpu:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         self.reason = self.remedy = ""
+        same_boot = (
+            stat.boot is not None
+            and self._boot is not None
+            and abs(stat.boot - self._boot) < _SAME_BOOT_SECONDS
+        )
         # iowait may go back a little when a CPU wakes (proc.rst); a counter must not.
-        same_boot = stat.boot == self._boot
         self._iowait = max(self._iowait, stat.iowait) if same_boot else stat.iowait
-        self._boot = stat.boot
+        self._boot = self._boot if same_boot else stat.boot
         return [
             Row(
                 "host",
@@ -101,7 +109,7 @@ class Cpu:
                     "load1": _load(f"{roots.proc}/loadavg"),
                     "cpu_busy_seconds": stat.busy,
                     "cpu_iowait_seconds": self._iowait,
-                    "boot_seconds": stat.boot,
+                    "boot_seconds": self._boot,
                 },
             )
         ]

@@ -10,17 +10,19 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-from wellfed.collectors.files import read
+from wellfed.collectors.files import RECHECK, count, read
 from wellfed.collectors.registry import Roots, Row, register
+from wellfed.collectors.unwrap import Unwrap
 
-__all__ = ["Disk", "Unwrap", "parse"]
+__all__ = ["Disk", "parse", "whole_devices"]
 
 SECTOR_BYTES = 512
-#: The kernel prints milliseconds as 32-bit integers: they wrap after 49.7 days.
-_WRAP = 1 << 32
+#: Some kernels let the number in flight fall below zero and print it unsigned.
+_MOST_INFLIGHT = 1 << 31
 
 _VIRTUAL = re.compile(r"(loop|ram|zram|fd|sr)\d+")
-_PARTITION = re.compile(r"((sd|vd|xvd|hd)[a-z]+\d+)|((nvme\d+n|mmcblk|md|nbd|pmem)\d+p\d+)")
+#: A partition's name is its device's and a number, with a p between where the device's ends in a digit.
+_PARTITION = re.compile(r".*\dp\d+|(.*\D)\d+")
 
 
 def parse(text: bytes) -> dict[str, list[int]]:
@@ -30,25 +32,8 @@ def parse(text: bytes) -> dict[str, list[int]]:
         fields = line.split()
         if len(fields) < 14:
             raise ValueError(f"{len(fields)} fields, expected 14 or more: {line[:60]!r}")
-        out[fields[2].decode("utf-8", "replace")] = [int(field) for field in fields[3:]]
+        out[fields[2].decode("utf-8", "replace")] = [count(field) for field in fields[3:]]
     return out
-
-
-class Unwrap:
-    """Makes a 32-bit counter grow past its width. A fall by less than half the range is a reset."""
-
-    __slots__ = ("_last", "_turns")
-
-    def __init__(self) -> None:
-        self._last = 0
-        self._turns = 0
-
-    def __call__(self, raw: int) -> int:
-        """The counter without its wraps since the first call."""
-        if raw < self._last:
-            self._turns = self._turns + 1 if self._last - raw > _WRAP // 2 else 0
-        self._last = raw
-        return raw + self._turns * _WRAP
 
 
 @register
@@ -66,6 +51,7 @@ class Disk:
         self._seen: frozenset[str] = frozenset()
         self._names: Mapping[str, str] = {}
         self._times: dict[tuple[str, int], Unwrap] = {}
+        self._reads = 0
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """One row a whole device."""
@@ -77,12 +63,13 @@ class Disk:
             return []
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if devices.keys() != self._seen:
+        self._reads += 1
+        if devices.keys() != self._seen or self._reads % RECHECK == 0:
             self._seen = frozenset(devices)
             self._names = whole_devices(roots.sys, devices)
             self._times = {key: unwrap for key, unwrap in self._times.items() if key[0] in devices}
         if not self._names:
-            self.reason = f"no whole block device in {path}"
+            self.reason, self.remedy = f"no whole block device in {path}", ""
             return []
         self.reason = self.remedy = ""
         return [self._row(label, device, devices[device]) for device, label in self._names.items()]
@@ -98,13 +85,14 @@ class Disk:
                 "writes": float(n[4]),
                 "written_bytes": float(n[6] * SECTOR_BYTES),
                 "write_seconds": self._seconds(device, 7, n),
-                "inflight": float(n[8]),
+                "inflight": float(n[8]) if n[8] < _MOST_INFLIGHT else None,
                 "busy_seconds": self._seconds(device, 9, n),
                 "queue_seconds": self._seconds(device, 10, n),
             },
         )
 
     def _seconds(self, device: str, at: int, numbers: list[int]) -> float:
+        # Milliseconds are printed as unsigned int: they wrap after 49.7 days, the weighted ones far sooner.
         unwrap = self._times.get((device, at))
         if unwrap is None:
             unwrap = self._times[device, at] = Unwrap()
@@ -112,12 +100,30 @@ class Disk:
 
 
 def whole_devices(sys: str, devices: Iterable[str]) -> dict[str, str]:
-    """Whole device -> the name to publish. Without /sys/block, partitions are told by their names."""
+    """Whole device -> the name to publish. Without /sys/block, partitions are told by their names.
+
+    A device of size 0 is an empty drive or a network block device that nobody attached.
+    """
+    devices = list(devices)
     try:
         whole = {name.replace("!", "/") for name in os.listdir(f"{sys}/block")}
     except OSError:
-        whole = {name for name in devices if not _PARTITION.fullmatch(name)}
+        whole = {name for name in devices if not _is_partition(name, devices)}
+    whole = {name for name in whole if not _is_empty(sys, name)}
     return {name: _label(sys, name) for name in devices if name in whole and not _VIRTUAL.fullmatch(name)}
+
+
+def _is_partition(name: str, devices: Iterable[str]) -> bool:
+    match = _PARTITION.fullmatch(name)
+    # xvda1 without an xvda is a whole device that its hypervisor named so.
+    return match is not None and (match[1] is None or match[1] in devices)
+
+
+def _is_empty(sys: str, name: str) -> bool:
+    try:
+        return read(f"{sys}/block/{name.replace('/', '!')}/size").strip() == b"0"
+    except OSError:
+        return False
 
 
 def _label(sys: str, name: str) -> str:

@@ -1,19 +1,24 @@
 """InfiniBand and RoCE ports: bytes, waits, errors, congestion, rate and state.
 
 Source: /sys/class/infiniband/<device>/ports/<port>/{counters,counters_ext,hw_counters}, state, rate and
-link_layer (Documentation/ABI/stable/sysfs-class-infiniband; RoCE counters: drivers/infiniband/hw/mlx5).
-Cost: one pread a file, held open. Privilege: none.
+link_layer (Documentation/ABI/stable/sysfs-class-infiniband; RoCE counters: drivers/infiniband/hw/mlx5,
+bnxt_re, irdma and efa). Error counters of the InfiniBand port management stay at their maximum (15, 255 or
+65535) until somebody clears them: the number is published as it stands, and grows no more. Cost: one pread a
+file, held open; rate, which asks the card's firmware, is read once a minute and when the state changes.
+Privilege: none.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from wellfed.collectors.files import Held
+from wellfed.collectors.files import RECHECK, STALE, Held, count
 from wellfed.collectors.registry import Roots, Row, register
+from wellfed.collectors.unwrap import Unwrap
 
 __all__ = ["Infiniband", "parse_number", "parse_rate"]
 
@@ -21,11 +26,13 @@ __all__ = ["Infiniband", "parse_number", "parse_rate"]
 WORD_BYTES = 4
 #: A 32-bit data counter stays at its maximum until it is cleared: the bytes are unknown from then on.
 _SATURATED_WORDS = (1 << 32) - 1
+#: What a card answers that has the file and not the counter.
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EIO})
 
 #: Column -> files below the port that may hold it, first found wins.
 FILES = {
-    "rx_bytes": ("counters_ext/port_rcv_data_64", "counters/port_rcv_data"),
-    "tx_bytes": ("counters_ext/port_xmit_data_64", "counters/port_xmit_data"),
+    "rx_bytes": ("counters_ext/port_rcv_data_64", "counters/port_rcv_data", "hw_counters/rx_bytes"),
+    "tx_bytes": ("counters_ext/port_xmit_data_64", "counters/port_xmit_data", "hw_counters/tx_bytes"),
     "xmit_wait_ticks": ("counters/port_xmit_wait",),
     "symbol_errors": ("counters/symbol_error",),
     "link_downed": ("counters/link_downed",),
@@ -34,36 +41,57 @@ FILES = {
     "xmit_discards": ("counters/port_xmit_discards",),
     "buffer_overruns": ("counters/excessive_buffer_overrun_errors",),
     "integrity_errors": ("counters/local_link_integrity_errors",),
-    "out_of_sequence": ("hw_counters/out_of_sequence",),
-    "packet_seq_errors": ("hw_counters/packet_seq_err",),
-    "ack_timeouts": ("hw_counters/local_ack_timeout_err",),
-    "cnp_sent": ("hw_counters/np_cnp_sent", "hw_counters/cnpSent"),
-    "cnp_handled": ("hw_counters/rp_cnp_handled", "hw_counters/cnpHandled"),
-    "ecn_marked": ("hw_counters/np_ecn_marked_roce_packets", "hw_counters/RxECNMrkd"),
+    "out_of_sequence": ("hw_counters/out_of_sequence", "hw_counters/oos_drop_count"),
+    "packet_seq_errors": ("hw_counters/packet_seq_err", "hw_counters/seq_err_naks_rcvd"),
+    "ack_timeouts": ("hw_counters/local_ack_timeout_err", "hw_counters/to_retransmits"),
+    "cnp_sent": ("hw_counters/np_cnp_sent", "hw_counters/cnpSent", "hw_counters/tx_cnp_pkts"),
+    "cnp_handled": ("hw_counters/rp_cnp_handled", "hw_counters/cnpHandled", "hw_counters/rx_cnp_pkts"),
+    "ecn_marked": (
+        "hw_counters/np_ecn_marked_roce_packets",
+        "hw_counters/RxECNMrkd",
+        "hw_counters/rx_ecn_marked_pkts",
+    ),
     "rnr_nak_retries": ("hw_counters/rnr_nak_retry_err",),
 }
-_BYTES = ("rx_bytes", "tx_bytes")
+#: Bytes are counted in words here; adapters that have only hw_counters (efa, bnxt_re) count bytes.
+_WORDS = re.compile(r"counters(_ext)?/port_(rcv|xmit)_data(_64)?")
+#: mlx5 keeps these in 32-bit registers of its queue counters.
+_SHORT = re.compile(r"hw_counters/(out_of_sequence|packet_seq_err|local_ack_timeout_err|rnr_nak_retry_err)")
+_LINKS = {b"InfiniBand": "infiniband", b"Ethernet": "roce"}
 
 
-def parse_number(text: bytes) -> float | None:
+def parse_number(text: bytes) -> int | None:
     """A counter, or None for `N/A (no PMA)`. Raises ValueError."""
     stripped = text.strip()
-    return None if stripped.startswith(b"N/A") else float(int(stripped))
+    return None if stripped.startswith(b"N/A") else count(stripped)
 
 
 def parse_rate(text: bytes) -> float:
     """`400 Gb/sec (4X NDR)` in bits a second. Raises ValueError."""
-    match = re.match(rb"\s*(\d+(?:\.\d+)?) Gb/sec", text)
+    match = re.match(rb"\s*(\d{1,6}(?:\.\d{1,3})?) Gb/sec", text)
     if match is None:
         raise ValueError(f"expected `N Gb/sec`, found {text[:40]!r}")
     return float(match[1]) * 1e9
 
 
 @dataclass(frozen=True, slots=True)
+class _Counter:
+    """A file and what its number stands for."""
+
+    column: str
+    path: str
+    words: bool
+    unwrap: Unwrap | None
+
+
+@dataclass(slots=True)
 class _Port:
     name: str
     path: str
-    files: tuple[tuple[str, str], ...]
+    counters: tuple[_Counter, ...]
+    info: dict[str, str] = field(default_factory=dict)
+    state: bytes | None = None
+    rate: float | None = None
 
 
 @register
@@ -79,82 +107,100 @@ class Infiniband:
         self.reason = ""
         self.remedy = ""
         self._held = Held()
-        self._root: tuple[str, tuple[str, ...]] = ("", ())
+        self._seen: tuple[str, ...] = ()
         self._ports: tuple[_Port, ...] = ()
+        self._unwraps: dict[str, Unwrap] = {}
+        self._reads = 0
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """One row a port."""
         root = f"{roots.sys}/class/infiniband"
-        try:
-            devices = tuple(sorted(os.listdir(root)))
-        except FileNotFoundError:
-            devices = ()
+        devices = tuple(sorted(_listing(root)))
         if not devices:
             self.reason = f"no InfiniBand or RoCE device in {root}"
             self.remedy = "none needed without such a card; with one, load its driver (modprobe mlx5_ib)"
             return []
-        if (root, devices) != self._root:
-            self._held.close()
-            self._ports = tuple(_find(root, devices))
-            self._root = (root, devices)
         self.reason = self.remedy = ""
-        return [self._row(port) for port in self._ports]
+        self._reads += 1
+        if devices != self._seen or self._reads % RECHECK == 0:
+            self._find(root, devices)
+        try:
+            return [self._row(port) for port in self._ports]
+        except OSError as error:
+            if error.errno not in STALE:
+                raise
+            # The driver was reloaded between two reads: same names, other counters.
+            self._find(root, devices)
+            return [self._row(port) for port in self._ports]
 
     def close(self) -> None:
         """Closes the files held open."""
         self._held.close()
-        self._root = ("", ())
+        self._seen = ()
+
+    def _find(self, root: str, devices: tuple[str, ...]) -> None:
+        self._held.close()
+        self._ports = tuple(
+            self._port(f"{device}/{number}", f"{root}/{device}/ports/{number}")
+            for device in devices
+            for number in sorted(_listing(f"{root}/{device}/ports"))
+        )
+        self._seen = devices
+
+    def _port(self, name: str, path: str) -> _Port:
+        there = {
+            f"{folder}/{file}"
+            for folder in ("counters", "counters_ext", "hw_counters")
+            for file in _listing(f"{path}/{folder}")
+        }
+        chosen = [(column, next((f for f in files if f in there), "")) for column, files in FILES.items()]
+        counters = tuple(
+            _Counter(column, f"{path}/{file}", bool(_WORDS.fullmatch(file)), self._unwrap(path, file))
+            for column, file in chosen
+            if file
+        )
+        link = _LINKS.get((self._text(f"{path}/link_layer") or b"").strip())
+        return _Port(name, path, counters, {"link": link} if link else {})
+
+    def _unwrap(self, path: str, file: str) -> Unwrap | None:
+        return self._unwraps.setdefault(f"{path}/{file}", Unwrap()) if _SHORT.fullmatch(file) else None
 
     def _row(self, port: _Port) -> Row:
-        values: dict[str, float | None] = {}
-        for column, path in port.files:
-            try:
-                value = parse_number(self._held.read(path))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            if value is not None and column in _BYTES:
-                value = None if value == _SATURATED_WORDS else value * WORD_BYTES
-            values[column] = value
+        values: dict[str, float | None] = {c.column: self._value(c) for c in port.counters}
         state = self._text(f"{port.path}/state")
-        if state is not None:
-            values["up"] = float(state.partition(b":")[0].strip() == b"4")
-        rate = self._text(f"{port.path}/rate")
-        if rate is not None:
-            try:
-                values["rate_bps"] = parse_rate(rate)
-            except ValueError as error:
-                raise ValueError(f"{port.path}/rate: {error}") from error
-        layer = self._text(f"{port.path}/link_layer")
-        info = {} if layer is None else {"link": "roce" if layer.strip() == b"Ethernet" else "infiniband"}
-        return Row("port", (port.name,), values, info)
+        if state != port.state or self._reads % RECHECK == 0:
+            port.state, port.rate = state, self._rate(f"{port.path}/rate")
+        values["up"] = None if state is None else float(state.partition(b":")[0].strip() == b"4")
+        values["rate_bps"] = port.rate
+        return Row("port", (port.name,), values, dict(port.info))
+
+    def _value(self, counter: _Counter) -> float | None:
+        try:
+            number = parse_number(self._held.read(counter.path))
+        except ValueError as error:
+            raise ValueError(f"{counter.path}: {error}") from error
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            return None
+        if number is None or (counter.words and number == _SATURATED_WORDS):
+            return None
+        if counter.unwrap is not None:
+            return float(counter.unwrap(number))
+        return float(number * WORD_BYTES if counter.words else number)
+
+    def _rate(self, path: str) -> float | None:
+        text = self._text(path)
+        try:
+            return None if text is None else parse_rate(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _text(self, path: str) -> bytes | None:
         try:
             return self._held.read(path)
         except FileNotFoundError:
             return None
-
-
-def _find(root: str, devices: Iterable[str]) -> Iterable[_Port]:
-    for device in devices:
-        try:
-            numbers = sorted(os.listdir(f"{root}/{device}/ports"))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        for number in numbers:
-            path = f"{root}/{device}/ports/{number}"
-            there = {
-                f"{folder}/{name}"
-                for folder in ("counters", "counters_ext", "hw_counters")
-                for name in _listing(f"{path}/{folder}")
-            }
-            files = tuple(
-                (column, f"{path}/{name}")
-                for column, names in FILES.items()
-                for name in [next((n for n in names if n in there), "")]
-                if name
-            )
-            yield _Port(f"{device}/{number}", path, files)
 
 
 def _listing(path: str) -> list[str]:

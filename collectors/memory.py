@@ -6,14 +6,17 @@ Source: /proc/meminfo and /proc/vmstat (Documentation/filesystems/proc.rst). Cos
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
-from wellfed.collectors.files import read
+from wellfed.collectors.files import count, read
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Memory", "parse_meminfo", "parse_vmstat"]
 
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+#: Two of some 180 lines.
+_EVENTS = re.compile(rb"^(pswpin|pgmajfault) (\d+)$", re.MULTILINE)
 
 
 def parse_meminfo(text: bytes) -> dict[str, float]:
@@ -24,18 +27,17 @@ def parse_meminfo(text: bytes) -> dict[str, float]:
         fields = rest.split()
         if not colon or not fields:
             raise ValueError(f"expected `Name: N kB`, found {line[:60]!r}")
-        out[name.decode("ascii", "replace")] = int(fields[0]) * (1024.0 if fields[1:] == [b"kB"] else 1.0)
+        out[name.decode("ascii", "replace")] = count(fields[0]) * (1024.0 if fields[1:] == [b"kB"] else 1.0)
     if "MemTotal" not in out:
         raise ValueError("no MemTotal")
     return out
 
 
 def parse_vmstat(text: bytes) -> dict[str, int]:
-    """Name -> events since boot. Raises ValueError."""
-    out = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(b" ")
-        out[name.decode("ascii", "replace")] = int(value)
+    """pswpin and pgmajfault, events since boot; a kernel without swap has no pswpin. Raises ValueError."""
+    out = {name.decode(): count(value) for name, value in _EVENTS.findall(text)}
+    if "pgmajfault" not in out:
+        raise ValueError("no pgmajfault")
     return out
 
 
@@ -81,7 +83,7 @@ def _sizes(info: dict[str, float]) -> dict[str, float | None]:
     cache = None
     if "Cached" in info and "Buffers" in info:
         # Shmem counts as cached and cannot be dropped.
-        cache = info["Cached"] + info["Buffers"] - info.get("Shmem", 0.0)
+        cache = max(0.0, info["Cached"] + info["Buffers"] - info.get("Shmem", 0.0))
     return {
         "memory_total_bytes": info["MemTotal"],
         "memory_available_bytes": info.get("MemAvailable"),

@@ -2,7 +2,8 @@
 
 Source: /proc/<pid>/mountstats of pid 1 where it may be read (the host's view from a container), else our
 own (net/sunrpc/stats.c, fs/nfs/super.c). Cost: one read. Privilege: none for our own view; root or
-CAP_SYS_PTRACE for pid 1's. Never touches the mount itself, so a hung server hangs nobody here.
+CAP_SYS_PTRACE for pid 1's. Never touches the mount itself, so a hung server hangs nobody here. Connections
+to pNFS data servers are not in this file: their bytes and operations are, their backlog is not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from wellfed.collectors.files import read
+from wellfed.collectors.files import count, host_view
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Mountstats", "NfsMount", "parse"]
@@ -32,6 +33,7 @@ class NfsMount:
     mount: str
     fstype: str
     totals: dict[str, float] = field(default_factory=dict)
+    operations: int = 0
 
     @property
     def server(self) -> str:
@@ -48,6 +50,7 @@ def parse(text: bytes) -> list[NfsMount]:
     """The NFS mounts of a mountstats file. Raises ValueError."""
     mounts: list[NfsMount] = []
     current: NfsMount | None = None
+    whole = {"reads", "writes", "read_bytes"}
     operations = False
     for line in text.splitlines():
         if line.startswith(b"device "):
@@ -66,7 +69,14 @@ def parse(text: bytes) -> list[NfsMount]:
             elif name == b"bytes":
                 _bytes(current, _numbers(rest.split(), line))
             elif name == b"xprt":
-                _transport(current, rest.split(), line)
+                _transport(current, rest.split())
+    for mount in mounts:
+        if not whole <= mount.totals.keys():
+            raise ValueError(f"{mount.mount}: expected bytes, READ and WRITE; the file ends early")
+        # Milliseconds are summed as the integers they are.
+        for column in mount.totals:
+            if column.endswith("_seconds"):
+                mount.totals[column] /= 1000.0
     return mounts
 
 
@@ -89,7 +99,7 @@ def _text(raw: bytes) -> str:
 
 def _numbers(fields: list[bytes], line: bytes) -> list[int]:
     try:
-        return [int(field) for field in fields]
+        return [count(field) for field in fields]
     except ValueError:
         raise ValueError(f"expected numbers, found {line.strip()[:80]!r}") from None
 
@@ -102,10 +112,11 @@ def _bytes(mount: NfsMount, n: list[int]) -> None:
     mount.add(read_bytes=n[4], written_bytes=n[5])
 
 
-def _transport(mount: NfsMount, fields: list[bytes], line: bytes) -> None:
+def _transport(mount: NfsMount, fields: list[bytes]) -> None:
+    # Only the one number: the idle time beside it may be negative.
     at = _BACKLOG.get(fields[0] if fields else b"")
     if at is not None and len(fields) > at:
-        mount.add(backlog=_numbers(fields[1:], line)[at - 1])
+        mount.add(backlog=count(fields[at]))
 
 
 def _operation(mount: NfsMount, name: bytes, n: list[int]) -> None:
@@ -114,7 +125,8 @@ def _operation(mount: NfsMount, name: bytes, n: list[int]) -> None:
     if len(n) < 8:
         raise ValueError(f"{mount.mount}: {name!r} has {len(n)} numbers, expected 8 or more")
     done, sent, timeouts = n[:3]
-    queued, rtt, whole = (ms / 1000.0 for ms in n[5:8])
+    queued, rtt, whole = n[5:8]
+    mount.operations += done
     mount.add(retransmits=max(0, sent - done), timeouts=timeouts)
     if name in _READS:
         mount.add(reads=done, read_queue_seconds=queued, read_rtt_seconds=rtt, read_exec_seconds=whole)
@@ -136,35 +148,47 @@ class Mountstats:
     def __init__(self) -> None:
         self.reason = ""
         self.remedy = ""
+        self._last: dict[str, tuple[int, float]] = {}
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """One row a mount; several on one mount point are one row."""
-        path, text = _source(roots.proc)
+        path, text, refused = host_view(roots.proc, "mountstats")
         if text is None:
             self.reason, self.remedy = f"no {path}", "mount procfs, or name it with --procfs"
             return []
         try:
-            mounts = parse(text)
+            mounts = _by_point(parse(text))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        rows: dict[str, Row] = {}
-        for mount in mounts:
-            row = rows.setdefault(
-                mount.mount,
-                Row("mount", (mount.mount,), {}, {"fstype": mount.fstype, "server": mount.server}),
-            )
-            for column, amount in mount.totals.items():
-                row.values[column] = (row.values.get(column) or 0.0) + amount
-        self.reason = "" if rows else f"no NFS mount in {path}"
+        self.reason = "" if mounts else f"no NFS mount in {path}"
         self.remedy = ""
-        return rows.values()
+        if refused and not mounts:
+            self.reason += f", and {roots.proc}/1/mountstats is closed to this user"
+            self.remedy = "if the host has mounts that a container hides: hostPID: true and CAP_SYS_PTRACE"
+        self._last = {mount.mount: self._held_up(mount) for mount in mounts}
+        return [
+            Row(
+                "mount",
+                (mount.mount,),
+                {**mount.totals, "retransmits": self._last[mount.mount][1]},
+                {"fstype": mount.fstype, "server": mount.server},
+            )
+            for mount in mounts
+        ]
+
+    def _held_up(self, mount: NfsMount) -> tuple[int, float]:
+        # A request killed before it was ever sent counts as an operation without a transmission: the
+        # difference falls by one. Only a remount, which zeroes the operations, may lower a counter.
+        operations, retransmits = self._last.get(mount.mount, (0, 0.0))
+        now = mount.totals["retransmits"]
+        return mount.operations, max(now, retransmits) if mount.operations >= operations else now
 
 
-def _source(proc: str) -> tuple[str, bytes | None]:
-    for pid in ("1", "self"):
-        path = f"{proc}/{pid}/mountstats"
-        try:
-            return path, read(path)
-        except (FileNotFoundError, PermissionError):
-            continue
-    return path, None
+def _by_point(mounts: Iterable[NfsMount]) -> list[NfsMount]:
+    points: dict[str, NfsMount] = {}
+    for mount in mounts:
+        known = points.setdefault(mount.mount, mount)
+        if known is not mount:
+            known.add(**mount.totals)
+            known.operations += mount.operations
+    return list(points.values())

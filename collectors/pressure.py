@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from wellfed.collectors.files import read
+from wellfed.collectors.files import count, read
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Pressure", "parse"]
@@ -26,7 +26,7 @@ def parse(text: bytes) -> dict[str, float]:
         total = rest.rpartition(b"total=")
         if kind not in (b"some", b"full") or not total[1]:
             raise ValueError(f"expected `some ... total=N`, found {line[:60]!r}")
-        out[kind.decode()] = int(total[2]) / 1e6
+        out[kind.decode()] = count(total[2].strip()) / 1e6
     if not out:
         raise ValueError("empty")
     return out

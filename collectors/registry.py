@@ -85,8 +85,8 @@ def register(factory: _C) -> _C:
 
 #: Modules of this folder that are not sources.
 _PLUMBING = frozenset(
-    {"agent", "catalog", "columns", "doctor", "registry", "sampler"}
-    | {"destination", "exposition", "files", "http", "names", "otlp", "publisher", "push", "spool", "web"}
+    {"agent", "catalog", "columns", "doctor", "files", "names", "registry", "sampler", "unwrap"}
+    | {"destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}
 )
 
 

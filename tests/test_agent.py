@@ -17,7 +17,7 @@ from wellfed.collectors.registry import Roots
 HERE = Path(__file__).parent
 NODE = HERE / "fixtures" / "node"
 GOLDEN = HERE / "golden" / "scrape.txt"
-HOST_SOURCES = "cpu,disk,infiniband,memory,mountstats,network,pressure"
+HOST_SOURCES = "cpu,disk,ethtool,infiniband,lustre,memory,mountstats,network,nvidia_fs,pressure"
 #: Different at every run: how long reads took and when, and versions.
 MOVING = re.compile(r"(wellfed_collector_(duration|last_success)_seconds|wellfed_build_info)\{")
 
@@ -55,6 +55,8 @@ def test_one_damaged_source_leaves_the_rest_untouched(
         "network": "proc/net/dev",
         "infiniband": "sys/class/infiniband/mlx5_0/ports/1/counters/port_rcv_data",
         "mountstats": "proc/1/mountstats",
+        "lustre": "sys/kernel/debug/lustre/mdc/scratch-MDT0000-mdc-ffff8a3b1c2d3000/stats",
+        "nvidia_fs": "proc/driver/nvidia-fs/stats",
     }.items():
         root = tmp_path / source
         shutil.copytree(NODE, root)
@@ -76,7 +78,9 @@ def test_one_damaged_source_leaves_the_rest_untouched(
                 assert found["wellfed_collector_success", other] == whole["wellfed_collector_success", other]
         # A single counter file or resource that is not there is a null, not a failure; a cut of these
         # bytes can still be well-formed.
-        partly = (source in ("infiniband", "pressure") and damage == "missing") or damage == "truncated"
+        partly = (
+            source in ("infiniband", "lustre", "pressure") and damage == "missing"
+        ) or damage == "truncated"
         if not partly and not (source == "mountstats" and damage in ("empty",)):
             assert found["wellfed_collector_success", source] == 0, (source, damage)
             reasons = [key for key in found if key[0] == "wellfed_collector_info" and key[1] == source]

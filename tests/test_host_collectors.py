@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from wellfed.collectors import cpu, disk, infiniband, memory, mountstats, network, pressure, registry
 from wellfed.collectors.catalog import TABLES
+from wellfed.collectors.files import RECHECK
 from wellfed.collectors.registry import Collector, Roots, Row
 
 NODE = Path(__file__).parent / "fixtures" / "node"
@@ -117,34 +119,27 @@ def test_a_32_bit_millisecond_counter_grows_past_its_width(node: Roots) -> None:
     assert busy(3) == (2**33 + 3) / 1000
 
 
-@given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
-def test_unwrapping_follows_any_growth_below_half_the_range(steps: list[int], start: int) -> None:
-    unwrap = disk.Unwrap()
-    true = start
-    assert unwrap(start) == start
-    for step in steps:
-        true += step
-        assert unwrap(true % 2**32) == true
-
-
-def test_a_fall_that_is_no_wrap_is_a_reset() -> None:
-    unwrap = disk.Unwrap()
-    assert [unwrap(1000), unwrap(10), unwrap(20)] == [1000, 10, 20]
-
-
 def test_network_sums_physical_interfaces_only() -> None:
     found = rows(network.Network())
     values = found["host", ()].values
     assert (values["net_rx_bytes"], values["net_tx_bytes"]) == (1e6, 2e6)
     assert (values["tcp_segments_out"], values["tcp_retransmits"]) == (6000, 12)
     port = found["port", ("eth0",)]
-    assert port.values == {"rx_bytes": 1e6, "tx_bytes": 2e6, "rate_bps": 25e9, "up": 1.0}
+    assert port.values == {
+        "rx_bytes": 1e6,
+        "tx_bytes": 2e6,
+        "rcv_errors": 3.0,
+        "xmit_discards": 4.0,
+        "link_downed": 2.0,
+        "rate_bps": 25e9,
+        "up": 1.0,
+    }
     assert port.info == {"link": "ethernet"}
 
 
 def test_a_container_counts_its_own_interface() -> None:
     names = ["lo", "eth0", "docker0", "veth1a2b", "br-12ab", "tun0", "bond0", "eth0.100"]
-    assert network.physical("/nonexistent", names) == ["eth0"]
+    assert network.physical("/nonexistent", names) == (["eth0"], False)
 
 
 def test_an_interface_without_a_speed_has_no_rate(node: Roots) -> None:
@@ -288,3 +283,91 @@ def test_hostile_bytes_parse_or_are_a_value_error(parse: Callable[[bytes], objec
             return
 
     attempt()
+
+
+def test_a_clock_step_is_no_boot(node: Roots) -> None:
+    collector = cpu.Cpu()
+    host(collector, node)
+    stat = Path(node.proc, "stat")
+    stat.write_text(stat.read_text().replace("btime 1700000000", "btime 1700000002"))
+    assert host(collector, node)["boot_seconds"] == 1.7e9
+    stat.write_text(stat.read_text().replace("btime 1700000002", "btime 1700090000"))
+    assert host(collector, node)["boot_seconds"] == 1700090000
+
+
+def test_a_second_cpu_line_is_not_added(node: Roots) -> None:
+    stat = Path(node.proc, "stat")
+    before = host(cpu.Cpu(), node)["cpu_busy_seconds"]
+    stat.write_text(stat.read_text() + "cpu  1 1 1 1 1 1 1 1 1 1\n")
+    assert host(cpu.Cpu(), node)["cpu_busy_seconds"] == before
+
+
+def test_a_whole_device_may_be_called_like_a_partition() -> None:
+    assert set(disk.whole_devices("/nonexistent", ["xvda1", "xvdb", "xvdb1"])) == {"xvda1", "xvdb"}
+
+
+def test_a_device_of_size_zero_is_none_until_it_has_one(node: Roots) -> None:
+    collector = disk.Disk()
+    assert ("disk", ("nbd0",)) not in rows(collector, node)
+    Path(node.sys, "block/nbd0/size").write_text("2048\n")
+    for _ in range(RECHECK):
+        found = rows(collector, node)
+    assert ("disk", ("nbd0",)) in found
+
+
+def test_a_number_in_flight_below_zero_is_unknown(node: Roots) -> None:
+    stats = Path(node.proc, "diskstats")
+    stats.write_text(stats.read_text().replace(" 1500 3 900 ", " 1500 4294967295 900 "))
+    assert rows(disk.Disk(), node)["disk", ("nvme0n1",)].values["inflight"] is None
+
+
+def test_a_veth_has_traffic_and_no_rate(node: Roots) -> None:
+    shutil.rmtree(Path(node.sys, "class/net/eth0/device"))
+    port = rows(network.Network(), node)["port", ("eth0",)]
+    assert (port.values["rx_bytes"], port.values["rate_bps"], port.values["up"]) == (1e6, None, 1.0)
+
+
+def test_ip_over_infiniband_is_host_traffic_and_no_port_of_its_own(node: Roots) -> None:
+    Path(node.sys, "class/net/eth0/type").write_text("32\n")
+    found = rows(network.Network(), node)
+    assert found["host", ()].values["net_rx_bytes"] == 1e6
+    assert ("port", ("eth0",)) not in found
+
+
+def test_the_speed_is_asked_again_when_the_state_changes(node: Roots) -> None:
+    collector = network.Network()
+    base = Path(node.sys, "class/net/eth0")
+
+    def rate() -> float | None:
+        return rows(collector, node)["port", ("eth0",)].values["rate_bps"]
+
+    assert rate() == 25e9
+    (base / "speed").write_text("10000\n")
+    assert rate() == 25e9
+    (base / "operstate").write_text("down\n")
+    assert rate() == 10e9
+
+
+def test_the_loopback_alone_is_a_reason_and_a_remedy(node: Roots) -> None:
+    dev = Path(node.proc, "net/dev")
+    dev.write_text(
+        "".join(
+            line
+            for line in dev.read_text().splitlines(True)
+            if not line.lstrip().startswith(("eth0", "docker0"))
+        )
+    )
+    collector = network.Network()
+    assert set(host(collector, node)) == {"tcp_segments_out", "tcp_retransmits"}
+    assert collector.reason.startswith("no physical interface in ")
+    assert collector.remedy == "run the agent in the host's network namespace"
+
+
+def test_a_kernel_booted_without_psi_refuses_to_read_it(node: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: str) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported", path)
+
+    monkeypatch.setattr(pressure, "read", refused)
+    collector = pressure.Pressure()
+    assert list(collector.read(node, 0.0)) == []
+    assert "psi=1" in collector.remedy

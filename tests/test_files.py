@@ -1,0 +1,53 @@
+"""Numbers and files as the kernel gives them: counts, short counters, descriptors held open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wellfed.collectors.files import Held, count
+from wellfed.collectors.unwrap import Unwrap
+
+
+@given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
+def test_unwrapping_follows_any_growth_below_half_the_range(steps: list[int], start: int) -> None:
+    unwrap = Unwrap()
+    true = start
+    assert unwrap(start) == start
+    for step in steps:
+        true += step
+        assert unwrap(true % 2**32) == true
+
+
+def test_a_fall_that_is_no_wrap_is_a_reset() -> None:
+    unwrap = Unwrap()
+    assert [unwrap(1000), unwrap(10), unwrap(20)] == [1000, 10, 20]
+
+
+def test_a_counter_that_turns_out_wide_is_never_unwrapped() -> None:
+    unwrap = Unwrap()
+    assert [unwrap(2**32 - 1), unwrap(2**32 + 7), unwrap(3)] == [2**32 - 1, 2**32 + 7, 3]
+
+
+@pytest.mark.parametrize(
+    "token", [b"", b"-1", b"+1", b"1_000", b"0x1", b"1.5", b" 1", b"9" * 21, "١".encode()]
+)
+def test_only_what_the_kernel_prints_is_a_count(token: bytes) -> None:
+    with pytest.raises(ValueError, match="expected a count"):
+        count(token)
+    assert count(b"18446744073709551615") == 2**64 - 1
+
+
+def test_a_held_file_is_read_whole_and_again(tmp_path: Path) -> None:
+    held = Held()
+    path = tmp_path / "stats"
+    for text in (b"one\n", b"line\n" * 5000, b""):
+        path.write_bytes(text)
+        assert held.read(str(path)) == text
+    held.close()
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        held.read(str(path))
