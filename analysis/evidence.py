@@ -79,7 +79,7 @@ _WAITS = Ramp("data wait in the loop", "g_data", 0.03, 0.15, 2.0)
 _STARVES = Ramp(
     "a rank of this host without kernels or waiting for data, of two minutes", "n_starve", 0.03, 0.1, 0.5
 )
-_SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.1, 0.35)
+_SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.03, 0.13)
 _COMM = Ramp("exposed communication beyond the best windows", "x_comm", 0.03, 0.1, 2.0)
 #: Outstanding reads by Little's law: a loader that keeps up rarely has one waiting.
 _M_OUT = Ramp("reads outstanding at the mount", "m_outstanding", 0.4, 2.0)
