@@ -128,7 +128,7 @@ SIGNATURES: Sequence[Signature] = (
             [
                 Ramp("disk utilisation", "d_util", 0.75, 0.95),
                 Ramp("disk read time against its quiet tenth", "d_ratio", 1.8, 3.5),
-                # A loader that reads one thing at a time never fills the device and waits for it all the same.
+                # A loader that reads one thing at a time never fills the device and yet waits for it.
                 Ramp(
                     "time of disk reads over time lost",
                     pl.col("d_outstanding") * pl.col("covered_seconds") / pl.col("lost_seconds"),

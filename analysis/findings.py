@@ -126,7 +126,7 @@ def findings(
 def _without_echoes(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leaves out findings that a far larger one of the same job explains.
 
-    A job that starves also spins, and its ranks take turns in being late: what is a tenth of the loss beside a
+    A job that starves also spins, and its ranks take turns in being late: a tenth of the loss beside a
     named cause is its echo. Certain causes are never echoes.
     """
 
