@@ -2,12 +2,35 @@
 
 from wellfed.analysis.causes import CAUSES, FAMILIES, UNALLOCATED, family_of
 
-TAXONOMY = """
-storage.read storage.remote storage.metadata storage.object cpu.preprocess cpu.quota memory.pressure
-pcie.copy pcie.degraded fabric.collective fabric.link fabric.congested straggler checkpoint host.launch
-throttle.thermal throttle.power hardware.fault idle.held idle.startup idle.gap phase.evaluation
-serve.no_traffic serve.low_load serve.kv_full unknown insufficient
-""".split()
+TAXONOMY = [
+    "storage.read",
+    "storage.remote",
+    "storage.metadata",
+    "storage.object",
+    "cpu.preprocess",
+    "cpu.quota",
+    "memory.pressure",
+    "pcie.copy",
+    "pcie.degraded",
+    "fabric.collective",
+    "fabric.link",
+    "fabric.congested",
+    "straggler",
+    "checkpoint",
+    "host.launch",
+    "throttle.thermal",
+    "throttle.power",
+    "hardware.fault",
+    "idle.held",
+    "idle.startup",
+    "idle.gap",
+    "phase.evaluation",
+    "serve.no_traffic",
+    "serve.low_load",
+    "serve.kv_full",
+    "unknown",
+    "insufficient",
+]
 
 
 def test_every_cause_of_the_contract_exists_once() -> None:
