@@ -51,19 +51,24 @@ class Collector(Protocol):
     remedy: the exact thing to do about that reason, "" where nothing can be done.
     """
 
-    name: str
-    interval: float
-    deadline: float
-    tables: tuple[str, ...]
     reason: str
     remedy: str
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def interval(self) -> float: ...
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def tables(self) -> tuple[str, ...]: ...
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """Rows as of now (seconds since the epoch). Raises OSError or ValueError on broken input."""
         ...
 
 
-#: Factories by name, in the order of registration.
+#: Factories by name.
 COLLECTORS: dict[str, Callable[[], Collector]] = {}
 
 _C = TypeVar("_C", bound=Callable[[], Collector])
@@ -80,7 +85,8 @@ def register(factory: _C) -> _C:
 
 #: Modules of this folder that are not sources.
 _PLUMBING = frozenset(
-    {"agent", "catalog", "exposition", "http", "names", "otlp", "registry", "sampler", "spool"}
+    {"agent", "catalog", "columns", "doctor", "registry", "sampler"}
+    | {"destination", "exposition", "files", "http", "names", "otlp", "publisher", "push", "spool", "web"}
 )
 
 
@@ -89,4 +95,4 @@ def load() -> Mapping[str, Callable[[], Collector]]:
     for module in sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)])):
         if module not in _PLUMBING and not module.startswith("_"):
             import_module(f"wellfed.collectors.{module}")
-    return COLLECTORS
+    return dict(sorted(COLLECTORS.items()))

@@ -1,9 +1,11 @@
 """Wellfed: is every GPU well fed, and if not, what is starving it?
 
-Holds the version and the links to the parts: collectors (run on nodes), analysis (tables to
-answer), dashboard (answer in a browser), alerts and deploy. Import parts as wellfed.<part>.
+Holds the version, what a training loop imports (`watch`, `step`, `phase`), and the links to the parts:
+collectors (run on nodes), analysis (tables to answer), dashboard (answer in a browser), alerts, deploy.
 """
 
-__all__ = ["__version__"]
+from wellfed.watch import phase, step, totals, watch
+
+__all__ = ["__version__", "phase", "step", "totals", "watch"]
 
 __version__ = "0.1.0"

@@ -1,0 +1,268 @@
+"""Tables in, answer out: who lost how much GPU time to what, with the evidence.
+
+`document` is the stable JSON of `wellfed diagnose --json`; the frames beside it feed the dashboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from wellfed.analysis.features import join
+from wellfed.analysis.findings import episodes, findings
+from wellfed.analysis.hosts import facts, pressures
+from wellfed.analysis.lost import gpu_windows, with_loss, with_reference
+from wellfed.analysis.ranks import with_ranks
+from wellfed.analysis.schema import TS
+from wellfed.analysis.split import scored, shares
+from wellfed.analysis.windows import amounts, boots, native_step
+from wellfed.collectors.catalog import TABLES
+
+__all__ = ["Diagnosis", "diagnose"]
+
+_WINDOWS = pl.Schema(
+    {
+        "ts": TS, "host": pl.String(), "gpu": pl.String(), "index": pl.String(), "job": pl.String(),
+        "covered_seconds": pl.Float64(), "lost_seconds": pl.Float64(), "useful": pl.Float64(),
+        "reference": pl.Float64(), "cause": pl.String(),
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """document: the JSON contract.
+
+    windows: a row a GPU and window (ts, host, gpu, index, job, covered_seconds, lost_seconds, useful,
+    reference, cause: the one with the largest share, null below 5 % lost). shares: ts, host, gpu, job, cause,
+    lost_seconds; sums to lost_seconds. hosts: a row a host and window (wellfed.analysis.hosts.pressures).
+    """
+
+    document: dict[str, Any]
+    windows: pl.DataFrame
+    shares: pl.DataFrame
+    hosts: pl.DataFrame
+
+
+def diagnose(
+    tables: Mapping[str, pl.LazyFrame],
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    price: float | None = None,
+) -> Diagnosis:
+    """The answer for a range of tables (all of the catalog's, empty where there is no data).
+
+    start, end: what was asked for; the data's own bounds when None. price: money for one GPU-hour.
+    """
+    step = native_step(tables)
+    hosts = pressures(tables["host"], step).collect(engine="streaming")
+    started = boots(tables["host"], step)
+    on_host = {
+        name: amounts(rows, TABLES[name], step, None if name == "array" else started)
+        for name, rows in tables.items()
+        if name != "collector"
+    }
+    on_host["gpu"], on_host["step"] = with_ranks(on_host["gpu"], on_host["step"])
+    if on_host["gpu"].head(1).collect().is_empty():
+        rows = pl.DataFrame()
+        windows, split, found = pl.DataFrame(schema=_WINDOWS), _no_shares(), []
+    else:
+        base = with_loss(with_reference(gpu_windows(on_host["gpu"], step)))
+        rows = scored(join(base, on_host)).filter(pl.col("dt").is_not_null()).collect(engine="streaming")
+        split = shares(rows.lazy()).collect(engine="streaming")
+        windows = _windows(rows, split)
+        last = rows["ts"].max()
+        assert last is None or isinstance(last, datetime)
+        found = findings(episodes(split, rows, step), rows, last, step, price) if last else []
+    bounds = _bounds(tables)
+    document: dict[str, Any] = {
+        "version": 1,
+        "from": _iso(start or bounds[0]),
+        "to": _iso(end or bounds[1]),
+        "window_seconds": step,
+        "price_per_gpu_hour": price,
+        "totals": _totals(rows, split, step, price),
+        "gpus": _gpus(rows, split),
+        "jobs": _jobs(rows, split, tables["job"]),
+        "findings": found,
+        "coverage": _coverage(tables),
+        "warnings": _warnings(rows, hosts),
+        "hosts": facts(hosts),
+    }
+    return Diagnosis(document, windows, split, hosts)
+
+
+def _no_shares() -> pl.DataFrame:
+    return pl.DataFrame(
+        schema={
+            "ts": TS,
+            "host": pl.String,
+            "gpu": pl.String,
+            "job": pl.String,
+            "cause": pl.String,
+            "lost_seconds": pl.Float64,
+        }
+    )
+
+
+def _windows(rows: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+    most = (
+        split.sort("lost_seconds", descending=True)
+        .unique(["ts", "host", "gpu"], keep="first", maintain_order=True)
+        .select("ts", "host", "gpu", pl.col("cause"))
+    )
+    named = rows.select(*(c for c in _WINDOWS if c != "cause")).join(
+        most, on=["ts", "host", "gpu"], how="left"
+    )
+    small = pl.col("lost_seconds") < 0.05 * pl.col("covered_seconds")
+    return named.with_columns(pl.when(~small).then(pl.col("cause")).alias("cause")).sort("ts", "host", "gpu")
+
+
+def _by_cause(split: pl.DataFrame, by: list[str]) -> dict[tuple[Any, ...], dict[str, float]]:
+    out: dict[tuple[Any, ...], dict[str, float]] = {}
+    summed = (
+        split.group_by([*by, "cause"]).agg(pl.col("lost_seconds").sum()).sort("lost_seconds", descending=True)
+    )
+    for row in summed.iter_rows():
+        out.setdefault(row[:-2], {})[row[-2]] = row[-1]
+    return out
+
+
+def _au(covered: float, lost: float) -> float | None:
+    return 1 - lost / covered if covered > 0 else None
+
+
+def _totals(rows: pl.DataFrame, split: pl.DataFrame, step: float, price: float | None) -> dict[str, Any]:
+    if rows.is_empty():
+        zero: dict[str, Any] = {
+            "gpu_seconds": 0.0,
+            "covered_seconds": 0.0,
+            "lost_seconds": 0.0,
+            "au": None,
+            "by_cause": {},
+        }
+        return {**zero, "by_cause_root": {}, "joules": None, "cost_lost": None}
+    covered, lost = (float(rows[c].sum()) for c in ("covered_seconds", "lost_seconds"))
+    causes = _by_cause(split, []).get((), {})
+    joules = rows["energy_joules"].sum() if rows["energy_joules"].is_not_null().any() else None
+    return {
+        "gpu_seconds": float(rows["dt"].sum()),
+        "covered_seconds": covered,
+        "lost_seconds": lost,
+        "au": _au(covered, lost),
+        "by_cause": causes,
+        "by_cause_root": causes,
+        "joules": joules,
+        "cost_lost": None if price is None else lost / 3600 * price,
+    }
+
+
+def _gpus(rows: pl.DataFrame, split: pl.DataFrame) -> list[dict[str, Any]]:
+    if rows.is_empty():
+        return []
+    causes = _by_cause(split, ["host", "gpu"])
+    summed = (
+        rows.sort("ts")
+        .group_by("host", "gpu")
+        .agg(
+            pl.col("index").last(),
+            pl.col("job").drop_nulls().last(),
+            pl.col("covered_seconds").sum(),
+            pl.col("lost_seconds").sum(),
+        )
+        .sort("host", "index", "gpu")
+    )
+    return [
+        {
+            **row,
+            "au": _au(row["covered_seconds"], row["lost_seconds"]),
+            "by_cause": causes.get((row["host"], row["gpu"]), {}),
+        }
+        for row in summed.iter_rows(named=True)
+    ]
+
+
+def _jobs(rows: pl.DataFrame, split: pl.DataFrame, jobs: pl.LazyFrame) -> list[dict[str, Any]]:
+    if rows.is_empty():
+        return []
+    causes = _by_cause(split.filter(pl.col("job").is_not_null()), ["job"])
+    names = (
+        jobs.group_by("job")
+        .agg(pl.col("name").drop_nulls().last(), pl.col("user").drop_nulls().last())
+        .collect()
+    )
+    summed = (
+        rows.filter(pl.col("job").is_not_null())
+        .group_by("job")
+        .agg(
+            pl.struct("host", "gpu").n_unique().alias("gpus"),
+            pl.col("covered_seconds").sum(),
+            pl.col("lost_seconds").sum(),
+        )
+        .join(names, on="job", how="left")
+        .sort("job")
+        .select("job", "name", "user", "gpus", "covered_seconds", "lost_seconds")
+    )
+    return [
+        {
+            **row,
+            "au": _au(row["covered_seconds"], row["lost_seconds"]),
+            "by_cause": causes.get((row["job"],), {}),
+            "by_cause_root": causes.get((row["job"],), {}),
+        }
+        for row in summed.iter_rows(named=True)
+    ]
+
+
+def _coverage(tables: Mapping[str, pl.LazyFrame]) -> list[dict[str, Any]]:
+    out = []
+    for name, rows in tables.items():
+        if name == "collector":
+            continue
+        table = TABLES[name]
+        signals = [c.name for c in table.signals]
+        counted = (
+            rows.select(pl.len().alias("_n"), pl.col(signals).count())
+            .collect(engine="streaming")
+            .row(0, named=True)
+        )
+        if counted["_n"]:
+            out += [{"table": name, "column": c, "share": counted[c] / counted["_n"]} for c in signals]
+    return out
+
+
+def _warnings(rows: pl.DataFrame, hosts: pl.DataFrame) -> list[str]:
+    warnings = []
+    if rows.is_empty():
+        what = "reporting the hosts' pressures" if hosts.height else "no host either"
+        warnings.append(f"no GPU found in this range; {what}")
+    else:
+        blind = rows.filter(pl.col("covered_seconds") == 0)["gpu"].n_unique()
+        if blind:
+            warnings.append(f"{blind} GPUs have windows without a measured activity: no verdict for those")
+        if rows["sm"].is_null().all():
+            warnings.append(
+                "no SM activity (GPM or profiling metrics): verdicts rest on kernel activity alone"
+            )
+    return warnings
+
+
+def _bounds(tables: Mapping[str, pl.LazyFrame]) -> tuple[datetime, datetime]:
+    found = [
+        rows.select(pl.col("ts").min().alias("a"), pl.col("ts").max().alias("b"))
+        .collect(engine="streaming")
+        .row(0)
+        for rows in tables.values()
+    ]
+    known = [row for row in found if row[0] is not None]
+    now = datetime.now(UTC)
+    return (min(row[0] for row in known), max(row[1] for row in known)) if known else (now, now)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()

@@ -1,0 +1,140 @@
+"""`wellfed agent`: wires the collectors to the sampler and the sampler to /metrics.
+
+Needs no privilege; what a missing one costs is what `wellfed doctor` says. Imports neither Polars nor Dash.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from wellfed import __version__
+from wellfed.collectors import registry
+from wellfed.collectors.destination import destination, resource
+from wellfed.collectors.exposition import OPENMETRICS, TEXT, number, render
+from wellfed.collectors.http import Endpoint, Request, Response
+from wellfed.collectors.registry import Collector, Roots
+from wellfed.collectors.sampler import Sampler
+from wellfed.collectors.spool import Spool
+from wellfed.collectors.web import Web
+from wellfed.errors import UserError
+
+if TYPE_CHECKING:
+    # Protobuf costs 15 MiB; an agent that only serves /metrics does without.
+    from wellfed.collectors.publisher import Publisher
+
+__all__ = ["agent", "choose", "host_name", "metrics", "otlp", "roots_of"]
+
+
+def agent(options: Mapping[str, object]) -> int:
+    """Runs until SIGTERM or SIGINT, or once with --once. Returns the exit status."""
+    collectors = choose(options.get("collectors"))
+    roots = roots_of(options)
+    if options.get("once"):
+        sampler = Sampler(collectors, roots)
+        sys.stdout.buffer.write(render(sampler.read_once().rows, extra=_build_info(openmetrics=False)))
+        sys.stdout.flush()
+        sampler.stop(timeout=0)
+        return 0
+    publisher = otlp(options)
+    sampler = Sampler(collectors, roots, on_window=publisher.publish if publisher else None)
+    endpoint = metrics(sampler, options, publisher)
+    stop = threading.Event()
+    for number_ in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number_, lambda *_: stop.set())
+    sampler.start()
+    endpoint.start()
+    if publisher:
+        publisher.start()
+        print(f"wellfed agent: OTLP to {publisher.url}", file=sys.stderr)
+    print(f"wellfed agent: http://{options['metrics_address']}/metrics", file=sys.stderr, flush=True)
+    stop.wait()
+    endpoint.close()
+    sampler.stop()
+    if publisher:
+        publisher.close()
+    return 0
+
+
+def choose(names: object) -> list[Collector]:
+    """The collectors of a comma-separated list, or all of them. Raises UserError for an unknown name."""
+    known = registry.load()
+    wanted = [name.strip() for name in str(names).split(",") if name.strip()] if names else list(known)
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"no collector is called {name!r}; there are {', '.join(known)}")
+    return [known[name]() for name in dict.fromkeys(wanted)]
+
+
+def roots_of(options: Mapping[str, object]) -> Roots:
+    """Roots from --procfs and --sysfs. A root that is not there only leaves its collectors without input."""
+    roots = Roots(str(options["procfs"]), str(options["sysfs"]))
+    for flag, path in (("--procfs", roots.proc), ("--sysfs", roots.sys)):
+        if not os.path.isdir(path):
+            print(f"wellfed: {flag} {path}: no such folder", file=sys.stderr)
+    return roots
+
+
+def host_name(options: Mapping[str, object]) -> str:
+    """--host, else the machine's hostname."""
+    return str(options.get("host") or socket.gethostname())
+
+
+def metrics(sampler: Sampler, options: Mapping[str, object], publisher: Publisher | None = None) -> Endpoint:
+    """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages."""
+
+    def scrape(request: Request) -> Response:
+        openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
+        window = sampler.snapshot(time.time())
+        extra = _build_info(openmetrics) + (publisher.lines(openmetrics) if publisher else [])
+        body = render(window.rows, openmetrics, extra)
+        return Response(body, OPENMETRICS if openmetrics else TEXT)
+
+    def ready(_: Request) -> Response:
+        done = all(slot.read_at for slot in sampler.slots)
+        return Response(b"ready\n") if done else Response(b"first reads under way\n", status=503)
+
+    web = options.get("web_config")
+    return Endpoint(
+        str(options["metrics_address"]),
+        {
+            "/": lambda _: Response(b'<a href="/metrics">metrics</a>\n', "text/html; charset=utf-8"),
+            "/metrics": scrape,
+            "/-/healthy": lambda _: Response(b"healthy\n"),
+            "/-/ready": ready,
+        },
+        Web(str(web)) if web else None,
+    )
+
+
+def otlp(options: Mapping[str, object]) -> Publisher | None:
+    """What sends windows by OTLP, or None without an endpoint. Raises UserError."""
+    endpoint = options.get("otlp_endpoint")
+    to = destination(str(endpoint) if endpoint else None, os.environ)
+    if to is None:
+        return None
+    from wellfed.collectors.publisher import Publisher
+
+    size, age = options["spool_bytes"], options["spool_hours"]
+    assert isinstance(size, int)
+    assert isinstance(age, float)
+    folder = options.get("spool")
+    spool = Spool(str(folder) if folder else None, size, age * 3600)
+    return Publisher(to, spool, resource(host_name(options), __version__, os.environ))
+
+
+def _build_info(openmetrics: bool) -> list[str]:
+    family = "wellfed_build" if openmetrics else "wellfed_build_info"
+    python = platform.python_version()
+    return [
+        f"# HELP {family} Version of the agent",
+        f"# TYPE {family} {'info' if openmetrics else 'gauge'}",
+        f'wellfed_build_info{{version="{__version__}",python="{python}"}} {number(1)}',
+    ]

@@ -1,0 +1,170 @@
+"""NFS mounts as this client sees them: bytes, operations, round-trip, execution and queue times.
+
+Source: /proc/<pid>/mountstats of pid 1 where it may be read (the host's view from a container), else our
+own (net/sunrpc/stats.c, fs/nfs/super.c). Cost: one read. Privilege: none for our own view; root or
+CAP_SYS_PTRACE for pid 1's. Never touches the mount itself, so a hung server hangs nobody here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from wellfed.collectors.files import read
+from wellfed.collectors.registry import Roots, Row, register
+
+__all__ = ["Mountstats", "NfsMount", "parse"]
+
+_READS = frozenset({b"READ", b"READ_PLUS"})
+_WRITES = frozenset({b"WRITE"})
+_NEITHER = frozenset({b"COMMIT", b"NULL"})
+#: Position of the backlog in an xprt line, counted from the protocol.
+_BACKLOG = {b"tcp": 10, b"rdma": 10, b"udp": 7, b"local": 9}
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(slots=True)
+class NfsMount:
+    """One mount; times in seconds, all transports summed."""
+
+    device: str
+    mount: str
+    fstype: str
+    totals: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def server(self) -> str:
+        """The host before `:/export`."""
+        return self.device.partition(":/")[0].strip("[]")
+
+    def add(self, **amounts: float) -> None:
+        """Adds to the totals."""
+        for column, amount in amounts.items():
+            self.totals[column] = self.totals.get(column, 0.0) + amount
+
+
+def parse(text: bytes) -> list[NfsMount]:
+    """The NFS mounts of a mountstats file. Raises ValueError."""
+    mounts: list[NfsMount] = []
+    current: NfsMount | None = None
+    operations = False
+    for line in text.splitlines():
+        if line.startswith(b"device "):
+            current = _mount(line)
+            operations = False
+            if current is not None:
+                mounts.append(current)
+        elif current is None or not line.strip():
+            continue
+        elif line.strip() == b"per-op statistics":
+            operations = True
+        else:
+            name, colon, rest = line.strip().partition(b":")
+            if operations and colon:
+                _operation(current, name, _numbers(rest.split(), line))
+            elif name == b"bytes":
+                _bytes(current, _numbers(rest.split(), line))
+            elif name == b"xprt":
+                _transport(current, rest.split(), line)
+    return mounts
+
+
+def _mount(line: bytes) -> NfsMount | None:
+    head, found, tail = line.removeprefix(b"device ").rpartition(b" with fstype ")
+    device, mounted, mount = head.partition(b" mounted on ")
+    fstype = tail.split()[:1]
+    if not found or not mounted or not fstype:
+        if b" with fstype " in line or b"no device mounted" in line:
+            return None
+        raise ValueError(f"expected `device D mounted on M with fstype T`, found {line[:80]!r}")
+    if fstype[0] not in (b"nfs", b"nfs4"):
+        return None
+    return NfsMount(_text(device), _text(mount), fstype[0].decode())
+
+
+def _text(raw: bytes) -> str:
+    return _ESCAPE.sub(lambda m: bytes([int(m[1], 8) & 255]), raw).decode("utf-8", "replace")
+
+
+def _numbers(fields: list[bytes], line: bytes) -> list[int]:
+    try:
+        return [int(field) for field in fields]
+    except ValueError:
+        raise ValueError(f"expected numbers, found {line.strip()[:80]!r}") from None
+
+
+def _bytes(mount: NfsMount, n: list[int]) -> None:
+    # normal read, normal write, direct read, direct write, server read, server write, ...: the server's
+    # are what crossed the wire, direct I/O included.
+    if len(n) < 6:
+        raise ValueError(f"{mount.mount}: bytes has {len(n)} numbers, expected 6 or more")
+    mount.add(read_bytes=n[4], written_bytes=n[5])
+
+
+def _transport(mount: NfsMount, fields: list[bytes], line: bytes) -> None:
+    at = _BACKLOG.get(fields[0] if fields else b"")
+    if at is not None and len(fields) > at:
+        mount.add(backlog=_numbers(fields[1:], line)[at - 1])
+
+
+def _operation(mount: NfsMount, name: bytes, n: list[int]) -> None:
+    # operations, transmissions, major timeouts, bytes sent, bytes received, then milliseconds queued,
+    # on the wire and in all; kernels since 5.2 add errors.
+    if len(n) < 8:
+        raise ValueError(f"{mount.mount}: {name!r} has {len(n)} numbers, expected 8 or more")
+    done, sent, timeouts = n[:3]
+    queued, rtt, whole = (ms / 1000.0 for ms in n[5:8])
+    mount.add(retransmits=max(0, sent - done), timeouts=timeouts)
+    if name in _READS:
+        mount.add(reads=done, read_queue_seconds=queued, read_rtt_seconds=rtt, read_exec_seconds=whole)
+    elif name in _WRITES:
+        mount.add(writes=done, write_rtt_seconds=rtt, write_exec_seconds=whole)
+    elif name not in _NEITHER:
+        mount.add(metadata_ops=done, metadata_rtt_seconds=rtt, metadata_exec_seconds=whole)
+
+
+@register
+class Mountstats:
+    """Fills `mount` for NFS."""
+
+    name = "mountstats"
+    interval = 1.0
+    deadline = 2.0
+    tables = ("mount",)
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.remedy = ""
+
+    def read(self, roots: Roots, now: float) -> Iterable[Row]:
+        """One row a mount; several on one mount point are one row."""
+        path, text = _source(roots.proc)
+        if text is None:
+            self.reason, self.remedy = f"no {path}", "mount procfs, or name it with --procfs"
+            return []
+        try:
+            mounts = parse(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        rows: dict[str, Row] = {}
+        for mount in mounts:
+            row = rows.setdefault(
+                mount.mount,
+                Row("mount", (mount.mount,), {}, {"fstype": mount.fstype, "server": mount.server}),
+            )
+            for column, amount in mount.totals.items():
+                row.values[column] = (row.values.get(column) or 0.0) + amount
+        self.reason = "" if rows else f"no NFS mount in {path}"
+        self.remedy = ""
+        return rows.values()
+
+
+def _source(proc: str) -> tuple[str, bytes | None]:
+    for pid in ("1", "self"):
+        path = f"{proc}/{pid}/mountstats"
+        try:
+            return path, read(path)
+        except (FileNotFoundError, PermissionError):
+            continue
+    return path, None

@@ -1,0 +1,64 @@
+"""Windows to OTLP: encodes each one, spools it, and tells how delivery fares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wellfed.collectors.destination import Destination
+from wellfed.collectors.exposition import number
+from wellfed.collectors.otlp import Encoder
+from wellfed.collectors.push import Pusher
+from wellfed.collectors.sampler import Window
+from wellfed.collectors.spool import Spool
+
+__all__ = ["Publisher"]
+
+
+class Publisher:
+    """The OTLP side of an agent. url: where to, for messages."""
+
+    def __init__(self, to: Destination, spool: Spool, resource: Mapping[str, str]) -> None:
+        self.url = to.url
+        self.spool = spool
+        self._encoder = Encoder(resource)
+        self._pusher = Pusher(to, spool)
+
+    def start(self) -> None:
+        """Starts sending what earlier runs left, and what comes."""
+        self._pusher.start()
+
+    def publish(self, window: Window) -> None:
+        """Accepts one window for delivery."""
+        self._pusher.submit(window.ts, self._encoder.encode(window))
+
+    def close(self) -> None:
+        """Stops sending; what is left waits in the spool for the next run."""
+        self._pusher.close()
+
+    def lines(self, openmetrics: bool) -> list[str]:
+        """Exposition lines about delivery."""
+        pusher, spool = self._pusher, self.spool
+        counters = {
+            "sent": ("Windows acknowledged by the receiver", pusher.sent),
+            "failed": ("Attempts to send that will be repeated", pusher.failed),
+            "refused": ("Windows the receiver called wrong for good", pusher.refused),
+            "rejected_points": ("Points left out of accepted windows", pusher.rejected),
+            "dropped": ("Windows given up because the spool was full or they were too old", spool.dropped),
+            "corrupt": ("Spooled windows lost to a damaged file", spool.corrupt),
+        }
+        gauges = {
+            "spool_records": ("Windows that wait for delivery", len(spool)),
+            "spool_bytes": ("Bytes that wait for delivery", spool.size),
+            "spool_degraded": ("1 while the spool is kept in memory", float(bool(spool.degraded))),
+            "last_success_seconds": ("Epoch of the last acknowledgement", pusher.last_success),
+        }
+        lines = []
+        for name, (text, value) in counters.items():
+            sample = f"wellfed_export_{name}_total"
+            family = sample.removesuffix("_total") if openmetrics else sample
+            lines += [f"# HELP {family} {text}", f"# TYPE {family} counter", f"{sample} {number(value)}"]
+        for name, (text, gauge) in gauges.items():
+            if gauge is not None:
+                family = f"wellfed_export_{name}"
+                lines += [f"# HELP {family} {text}", f"# TYPE {family} gauge", f"{family} {number(gauge)}"]
+        return lines

@@ -1,0 +1,270 @@
+"""Sends spooled OTLP requests to any receiver: HTTP with protobuf, or gRPC where grpcio is installed.
+
+What is not acknowledged stays in the spool; Retry-After is obeyed; what the receiver calls wrong for good is
+dropped and counted. Source: the OTLP specification, "OTLP/HTTP Response" and "Failures".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import gzip
+import http.client
+import logging
+import random
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from wellfed.collectors.destination import Destination
+from wellfed.collectors.spool import Spool
+from wellfed.errors import UserError
+
+__all__ = ["Outcome", "Pusher"]
+
+log = logging.getLogger("wellfed.push")
+
+#: Statuses that say "later" (OTLP specification); every other 4xx and 5xx says "never".
+_LATER = frozenset({429, 502, 503, 504})
+#: gRPC codes that say "later".
+_LATER_GRPC = frozenset(
+    {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
+)
+FIRST_DELAY = 1.0
+MAX_DELAY = 60.0
+#: A receiver may ask for patience, not for ever.
+MAX_RETRY_AFTER = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one attempt. done: acknowledged, or never to be. after: seconds the receiver asked to wait."""
+
+    done: bool
+    rejected: int = 0
+    after: float | None = None
+    error: str = ""
+
+
+class _Sender(Protocol):
+    def send(self, body: bytes) -> Outcome: ...
+    def close(self) -> None: ...
+
+
+class _Http:
+    """One kept-alive connection."""
+
+    def __init__(self, to: Destination) -> None:
+        self._to = to
+        self._url = urllib.parse.urlsplit(to.url)
+        self._connection: http.client.HTTPConnection | None = None
+        self._tls = _context(to) if self._url.scheme == "https" else None
+
+    def send(self, body: bytes) -> Outcome:
+        fresh = self._connection is None
+        try:
+            return self._post(body)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            if fresh or isinstance(error, TimeoutError):
+                return Outcome(False, error=f"{type(error).__name__}: {error}")
+        # A kept connection that the receiver closed meanwhile says nothing about the receiver.
+        try:
+            return self._post(body)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            return Outcome(False, error=f"{type(error).__name__}: {error}")
+
+    def _post(self, body: bytes) -> Outcome:
+        connection = self._connection or self._connect()
+        headers = {
+            "Content-Type": "application/x-protobuf",
+            "User-Agent": "wellfed-agent",
+            **self._to.headers,
+        }
+        if self._to.gzip:
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read(1 << 20)
+        if answer.will_close:
+            self.close()
+        if 200 <= answer.status < 300:
+            return _partial(content, answer.getheader("Content-Type", ""))
+        error = f"HTTP {answer.status} {answer.reason}"
+        if answer.status in _LATER:
+            return Outcome(False, after=_retry_after(answer.getheader("Retry-After", "")), error=error)
+        return Outcome(True, rejected=-1, error=error)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port = self._url.hostname or "", self._url.port
+        if self._tls is not None:
+            self._connection = http.client.HTTPSConnection(
+                host, port, timeout=self._to.timeout, context=self._tls
+            )
+        else:
+            self._connection = http.client.HTTPConnection(host, port, timeout=self._to.timeout)
+        self._connection.connect()
+        self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class _Grpc:
+    """One channel; bytes in, bytes out."""
+
+    def __init__(self, to: Destination) -> None:
+        try:
+            import grpc
+        except ModuleNotFoundError as error:
+            raise UserError("OTLP over gRPC needs grpcio: pip install 'wellfed[grpc]'") from error
+        self._grpc: Any = grpc
+        url = urllib.parse.urlsplit(to.url)
+        target = f"{url.hostname}:{url.port or 4317}"
+        options = [("grpc.max_send_message_length", -1)]
+        compression = grpc.Compression.Gzip if to.gzip else grpc.Compression.NoCompression
+        if url.scheme == "https":
+            ca, key, certificate = (_bytes(path) for path in (to.ca, to.key, to.certificate))
+            channel = grpc.secure_channel(
+                target, grpc.ssl_channel_credentials(ca, key, certificate), options, compression
+            )
+        else:
+            channel = grpc.insecure_channel(target, options, compression)
+        self._channel = channel
+        self._call = channel.unary_unary("/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")
+        self._timeout = to.timeout
+        self._metadata = [(name.lower(), value) for name, value in to.headers.items()]
+
+    def send(self, body: bytes) -> Outcome:
+        try:
+            content: bytes = self._call(body, timeout=self._timeout, metadata=self._metadata)
+        except self._grpc.RpcError as error:
+            code = error.code().name
+            text = f"gRPC {code}: {error.details()}"
+            later = code in _LATER_GRPC or code == "RESOURCE_EXHAUSTED"
+            return Outcome(not later, rejected=0 if later else -1, error=text)
+        return _partial(content, "application/x-protobuf")
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _context(to: Destination) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=to.ca or None)
+        if to.certificate:
+            context.load_cert_chain(to.certificate, to.key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(f"TLS for {to.url}: {error}") from error
+    return context
+
+
+def _bytes(path: str) -> bytes | None:
+    if not path:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def _partial(content: bytes, kind: str) -> Outcome:
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
+    if "protobuf" not in kind:
+        return Outcome(True)
+    with contextlib.suppress(Exception):
+        said = ExportMetricsServiceResponse.FromString(content).partial_success
+        return Outcome(True, rejected=said.rejected_data_points, error=said.error_message)
+    return Outcome(True)
+
+
+def _retry_after(text: str) -> float | None:
+    if text.strip().isdigit():
+        return min(float(text), MAX_RETRY_AFTER)
+    with contextlib.suppress(TypeError, ValueError):
+        at = email.utils.parsedate_to_datetime(text).timestamp()
+        return min(max(0.0, at - time.time()), MAX_RETRY_AFTER)
+    return None
+
+
+class Pusher:
+    """Empties a spool into a destination on its own thread.
+
+    sent, failed: attempts. refused: records that the receiver called wrong for good. rejected: points it
+    left out of a record that it took. last_success: epoch. error: of the last attempt, "" after a good one.
+    """
+
+    def __init__(self, to: Destination, spool: Spool) -> None:
+        self.spool = spool
+        self.sent = self.failed = self.refused = self.rejected = 0
+        self.last_success: float | None = None
+        self.error = ""
+        self._sender: _Sender = _Grpc(to) if to.protocol == "grpc" else _Http(to)
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="wellfed-push", daemon=True)
+
+    def start(self) -> None:
+        """Starts sending."""
+        self._thread.start()
+
+    def submit(self, ts: float, body: bytes) -> None:
+        """Accepts a record for delivery."""
+        self.spool.put(ts, body)
+        self._wake.set()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Stops after the attempt under way; what is left stays in the spool."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        self._sender.close()
+
+    def attempt(self) -> float | None:
+        """Sends the oldest record once. Returns seconds until the next attempt, None when nothing is left."""
+        record = self.spool.peek()
+        if record is None:
+            return None
+        outcome = self._sender.send(record.body)
+        if outcome.error and outcome.error != self.error:
+            log.warning("OTLP: %s", outcome.error)
+        self.error = outcome.error
+        if not outcome.done:
+            self.failed += 1
+            if outcome.after is not None:
+                return outcome.after
+            self._delay = min(MAX_DELAY, self._delay * 2 if self._delay else FIRST_DELAY)
+            return self._delay * random.uniform(0.8, 1.2)
+        self._delay = 0.0
+        self.spool.done(record)
+        if outcome.rejected < 0:
+            self.refused += 1
+        else:
+            self.sent += 1
+            self.rejected += outcome.rejected
+            self.last_success = time.time()
+        return 0.0
+
+    _delay = 0.0
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            wait = self.attempt()
+            if wait is None:
+                self._wake.wait()
+            elif wait:
+                self._stop.wait(wait)

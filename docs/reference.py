@@ -1,0 +1,94 @@
+"""Writes the generated pages of docs/: `python docs/reference.py` (make docs). A test compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from wellfed.cli import COMMANDS
+from wellfed.collectors.catalog import DERIVED_OTLP, TABLES, Otlp
+from wellfed.options import OPTIONS
+
+HERE = Path(__file__).parent
+
+
+def metrics() -> str:
+    """docs/metrics.md: every table and column."""
+    out = [
+        "# Tables, columns and metrics",
+        "",
+        "Generated from `collectors/catalog.py` by `make docs`.",
+        "",
+        "A column has the same name, unit and kind in the store, in Prometheus and in the analysis. `null` "
+        "means this machine cannot measure it; it is never 0. Counters are cumulative.",
+        "",
+        "In Prometheus the keys of a table (without `host`) and its label columns are labels. Tables with "
+        "text columns also have `wellfed_<table>_info`, always 1, with all of them.",
+    ]
+    for table in TABLES.values():
+        out += [
+            "",
+            f"## {table.name}",
+            "",
+            table.help + ".",
+            "",
+            "Key: " + ", ".join(f"`{k}`" for k in table.keys),
+        ]
+        if table.infos:
+            text = "; ".join(f"`{c.name}`{' (label)' if c.label else ''}: {c.help}" for c in table.infos)
+            out += ["", f"Text: {text}."]
+        out += ["", "| column | kind | unit | Prometheus | OTLP | what |", "|---|---|---|---|---|---|"]
+        for column in table.signals:
+            names = [column.otlp, *(o for key, o in DERIVED_OTLP.items() if key == (table.name, column.name))]
+            out.append(
+                f"| {column.name} | {column.kind} | `{column.unit}` | `{table.metric(column)}` "
+                f"| {', '.join(_otlp(o) for o in names)} | {column.help} |"
+            )
+    return "\n".join(out) + "\n"
+
+
+def _otlp(otlp: Otlp) -> str:
+    attributes = ", ".join(f"{k}={v}" for k, v in otlp.attributes.items())
+    return f"`{otlp.name}{{{attributes}}}`" if attributes else f"`{otlp.name}`"
+
+
+def commands() -> str:
+    """docs/commands.md: every command and option."""
+    out = [
+        "# Commands and options",
+        "",
+        "Generated from `wellfed/cli.py` and `wellfed/options.py` by `make docs`.",
+        "",
+        "Every option is a flag, an environment variable and a key of the TOML file given with `--config`; "
+        "that order wins. Unknown keys are refused.",
+        "Exit status: 0 done, 1 something failed on our side, 2 the input is wrong.",
+    ]
+    for command in COMMANDS.values():
+        flags = " ".join(f"`{OPTIONS[o].flag}`" for o in command.options)
+        out += [
+            "",
+            f"## wellfed {command.name}",
+            "",
+            command.help[0].upper() + command.help[1:] + ".",
+            "",
+            flags,
+        ]
+        if command.example:
+            out += ["", "```sh", command.example, "```"]
+    out += ["", "## Options", "", "| flag | environment | file | default | what |", "|---|---|---|---|---|"]
+    for option in OPTIONS.values():
+        default = "" if option.default in (None, False) else f"`{option.default}`"
+        value = "" if option.boolean else f" {option.metavar}"
+        key = "" if option.name in ("config", "once") else f"`{option.name}`"
+        out.append(f"| `{option.flag}{value}` | `{option.variable}` | {key} | {default} | {option.help} |")
+    return "\n".join(out) + "\n"
+
+
+def pages() -> Mapping[Path, str]:
+    """Every generated page with its text."""
+    return {HERE / "metrics.md": metrics(), HERE / "commands.md": commands()}
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)

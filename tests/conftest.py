@@ -1,0 +1,40 @@
+"""Fixtures that several test files need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from programs import Programs, fetch, free_port, until
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    running = Programs(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def prometheus(programs: Programs, tmp_path: Path) -> Callable[[Sequence[int]], str]:
+    """Starts a real Prometheus that scrapes the given ports every second; answers with its address."""
+
+    def start(ports: Sequence[int]) -> str:
+        targets = ", ".join(f"'127.0.0.1:{port}'" for port in ports)
+        config = tmp_path / "prometheus.yml"
+        config.write_text(
+            "global: {scrape_interval: 1s}\n"
+            f"scrape_configs: [{{job_name: wellfed, static_configs: [{{targets: [{targets}]}}]}}]\n"
+        )
+        port = free_port()
+        programs.start(
+            "prometheus",
+            f"--config.file={config}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        )
+        until(lambda: fetch(f"http://127.0.0.1:{port}/-/ready"), what="Prometheus is ready")
+        return f"http://127.0.0.1:{port}"
+
+    return start

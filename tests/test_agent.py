@@ -1,0 +1,137 @@
+"""`wellfed agent --once` and `wellfed doctor`, end to end over a node's files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from wellfed.cli import main
+from wellfed.collectors import doctor
+from wellfed.collectors.registry import Roots
+
+HERE = Path(__file__).parent
+NODE = HERE / "fixtures" / "node"
+GOLDEN = HERE / "golden" / "scrape.txt"
+HOST_SOURCES = "cpu,disk,infiniband,memory,mountstats,network,pressure"
+#: Different at every run: how long reads took and when, and versions.
+MOVING = re.compile(r"(wellfed_collector_(duration|last_success)_seconds|wellfed_build_info)\{")
+
+
+def once(capsysbinary: pytest.CaptureFixture[bytes], root: Path, *more: str) -> str:
+    status = main(["agent", "--once", f"--procfs={root}/proc", f"--sysfs={root}/sys", *more])
+    assert status == 0
+    return capsysbinary.readouterr().out.decode()
+
+
+def samples(body: str) -> dict[tuple[str, ...], float]:
+    return {
+        (s.name, *(text for _, text in sorted(s.labels.items()))): s.value
+        for family in text_string_to_metric_families(body)
+        for s in family.samples
+    }
+
+
+def test_the_golden_scrape(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    body = once(capsysbinary, NODE, f"--collectors={HOST_SOURCES}").replace(str(NODE), "NODE")
+    kept = "".join(line for line in body.splitlines(keepends=True) if not MOVING.match(line))
+    assert kept == GOLDEN.read_text(), "what one node publishes changed; if it should, run `make golden`"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing", "empty", "folder"])
+def test_one_damaged_source_leaves_the_rest_untouched(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], damage: str
+) -> None:
+    whole = samples(once(capsysbinary, NODE))
+    for source, path in {
+        "cpu": "proc/stat",
+        "pressure": "proc/pressure/io",
+        "memory": "proc/meminfo",
+        "disk": "proc/diskstats",
+        "network": "proc/net/dev",
+        "infiniband": "sys/class/infiniband/mlx5_0/ports/1/counters/port_rcv_data",
+        "mountstats": "proc/1/mountstats",
+    }.items():
+        root = tmp_path / source
+        shutil.copytree(NODE, root)
+        target = root / path
+        content = target.read_bytes()
+        target.unlink()
+        if damage == "folder":
+            target.mkdir()
+        elif damage != "missing":
+            cut = {
+                "truncated": content[: len(content) * 2 // 3],
+                "garbage": b"\xfe\x00?? x y\n" * 3,
+                "empty": b"",
+            }
+            target.write_bytes(cut[damage])
+        found = samples(once(capsysbinary, root))
+        for other in HOST_SOURCES.split(","):
+            if other != source:
+                assert found["wellfed_collector_success", other] == whole["wellfed_collector_success", other]
+        # A single counter file or resource that is not there is a null, not a failure; a cut of these
+        # bytes can still be well-formed.
+        partly = (source in ("infiniband", "pressure") and damage == "missing") or damage == "truncated"
+        if not partly and not (source == "mountstats" and damage in ("empty",)):
+            assert found["wellfed_collector_success", source] == 0, (source, damage)
+            reasons = [key for key in found if key[0] == "wellfed_collector_info" and key[1] == source]
+            assert reasons
+            assert path.split("/")[-1] in str(reasons) or str(root) in str(reasons)
+
+
+def test_nothing_at_all_is_still_a_valid_exposition(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    found = samples(once(capsysbinary, tmp_path))
+    assert found["wellfed_collector_success", "cpu"] == 0
+    assert not any(key[0].startswith(("wellfed_host", "wellfed_disk", "wellfed_port")) for key in found)
+
+
+def test_doctor_says_what_is_measured_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", f"--procfs={NODE}/proc", "--sysfs=/nonexistent", "--json"]) == 0
+    findings = {f["collector"]: f for f in json.loads(capsys.readouterr().out)}
+    assert findings["cpu"]["status"] == "ok"
+    assert findings["cpu"]["signals"] == 5
+    assert findings["infiniband"]["status"] == "absent"
+    assert findings["infiniband"]["remedy"]
+    assert main(["doctor", f"--procfs={NODE}/proc", f"--sysfs={NODE}/sys"]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"^cpu +host +measured +1 rows, 5 signals$", table, re.M)
+
+
+def test_doctor_names_forbidden_broken_and_hanging_sources() -> None:
+    import threading
+
+    class Source:
+        interval = 1.0
+        deadline = 0.1
+        tables = ("host",)
+        reason = ""
+        remedy = ""
+
+        def __init__(self, name: str, error: Exception | None) -> None:
+            self.name = name
+            self.error = error
+
+        def read(self, roots: Roots, now: float) -> list[object]:
+            if self.error is None:
+                threading.Event().wait(1)
+                return []
+            raise self.error
+
+    sources = [
+        Source("a", PermissionError(13, "Permission denied", "/proc/1/mountstats")),
+        Source("b", ValueError("/proc/stat: no cpu line")),
+        Source("c", None),
+    ]
+    findings = doctor.examine(sources, Roots())  # type: ignore[arg-type]
+    assert [f.status for f in findings] == ["forbidden", "failed", "stuck"]
+    assert all(f.remedy for f in findings)
+    text = doctor.render(findings, 80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "/proc/1/mountstats" in text

@@ -1,0 +1,87 @@
+"""What we print is what Prometheus' own parsers read, value by value."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families as text_families
+
+from wellfed.collectors.catalog import TABLES
+from wellfed.collectors.exposition import number, render
+from wellfed.collectors.registry import Row
+
+values = st.one_of(st.none(), st.floats(0, 1e18), st.integers(0, 2**53).map(float))
+text = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r"), min_size=1, max_size=12)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> list[Row]:
+    out: dict[tuple[str, tuple[str, ...]], Row] = {}
+    for _ in range(draw(st.integers(0, 6))):
+        table = TABLES[draw(st.sampled_from(sorted(TABLES)))]
+        key = tuple(draw(text) for k in table.keys if k != "host")
+        cells = {c.name: draw(values) for c in table.signals if draw(st.booleans())}
+        info = {c.name: draw(text) for c in table.infos if draw(st.booleans())}
+        out[table.name, key] = Row(table.name, key, cells, info)
+    return list(out.values())
+
+
+def expected(found: list[Row]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    out = {}
+    for row in found:
+        table = TABLES[row.table]
+        labels = dict(zip((k for k in table.keys if k != "host"), row.key, strict=True))
+        labels |= {c.name: row.info[c.name] for c in table.infos if c.label and c.name in row.info}
+        for column in table.signals:
+            value = row.values.get(column.name)
+            if value is not None:
+                out[table.metric(column), frozenset(labels.items())] = value
+    return out
+
+
+def parsed(families: object) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (s.name, frozenset(s.labels.items())): s.value
+        for family in families  # type: ignore[attr-defined]
+        for s in family.samples
+        if not s.name.endswith("_info")
+    }
+
+
+@given(rows())
+def test_both_formats_parse_to_the_values_that_went_in(found: list[Row]) -> None:
+    want = expected(found)
+    assert parsed(text_families(render(found).decode())) == want
+    assert parsed(openmetrics_families(render(found, openmetrics=True).decode())) == want
+
+
+def test_help_type_and_unit_come_from_the_catalog() -> None:
+    found = [Row("gpu", ("GPU-1",), {"active_seconds": 1.5, "memory_used_bytes": 2.0}, {"index": "0"})]
+    body = render(found, openmetrics=True).decode()
+    assert "# TYPE wellfed_gpu_active_seconds counter\n" in body
+    assert "# UNIT wellfed_gpu_active_seconds seconds\n" in body
+    assert "# HELP wellfed_gpu_active_seconds Time with some kernel resident\n" in body
+    assert 'wellfed_gpu_active_seconds_total{gpu="GPU-1",index="0"} 1.5\n' in body
+    assert "# UNIT wellfed_gpu_memory_used_bytes bytes\n" in body
+    assert body.endswith("# EOF\n")
+    assert "# TYPE wellfed_gpu_active_seconds_total counter\n" in render(found).decode()
+
+
+def test_a_null_signal_is_absent_and_a_measured_zero_is_zero() -> None:
+    body = render([Row("host", (), {"load1": None, "cpu_count": 0.0})]).decode()
+    assert "load1" not in body
+    assert "wellfed_host_cpu_count 0\n" in body
+
+
+def test_text_that_is_no_label_is_still_published() -> None:
+    body = render([Row("collector", ("cpu",), {"success": 0.0}, {"reason": 'no "stat"\n'})]).decode()
+    assert 'wellfed_collector_info{collector="cpu",reason="no \\"stat\\"\\n"} 1\n' in body
+
+
+def test_numbers_are_exact() -> None:
+    assert number(922159499729932.0) == "922159499729932"
+    assert float(number(0.1)) == 0.1
+    assert [number(x) for x in (math.nan, math.inf, -math.inf)] == ["NaN", "+Inf", "-Inf"]

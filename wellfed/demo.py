@@ -1,0 +1,90 @@
+"""`wellfed demo`: the hub and its pages over a simulated cluster, marked as simulated on every page.
+
+A mixed fleet lives on in real time after forty minutes of history; --scenario shows one situation at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+from wellfed.analysis.scenarios import SCENARIOS, FleetStream, simulate
+from wellfed.analysis.store import Store
+from wellfed.errors import UserError
+from wellfed.options import nearest
+from wellfed.progress import progress
+from wellfed.serve import bind, serve
+
+__all__ = ["demo"]
+
+DEFAULT_GPUS = 128
+#: Seconds of history made before the pages open.
+HISTORY = 2400
+
+
+def demo(options: Mapping[str, object]) -> int:
+    """Runs until Ctrl-C or SIGTERM. Raises UserError for an unknown scenario or a taken port."""
+    scenario = options.get("scenario")
+    if scenario == "list":
+        width = max(map(len, SCENARIOS))
+        print("\n".join(f"{name:<{width}}  {known.title}" for name, known in SCENARIOS.items()))
+        return 0
+    if scenario is not None and scenario not in SCENARIOS:
+        known_names = f"; `wellfed demo --scenario list` shows all{nearest(str(scenario), SCENARIOS)}"
+        raise UserError(f"no scenario is called {scenario!r}{known_names}")
+    seed, gpus, price = options["seed"], options.get("gpus"), options.get("price")
+    assert isinstance(seed, int)
+    assert gpus is None or isinstance(gpus, int)
+    with ExitStack() as stack:
+        listener = stack.enter_context(bind(str(options["address"])))
+        folder = options.get("data") or stack.enter_context(tempfile.TemporaryDirectory(prefix="wellfed-"))
+        store = stack.enter_context(Store(str(folder)))
+        size = gpus or DEFAULT_GPUS
+        if scenario is not None:
+            with progress(f"simulating {scenario}"):
+                now = datetime.now(UTC).replace(microsecond=0)
+                store.append(simulate(str(scenario), seed=seed, gpus=gpus, end=now).tables)
+        else:
+            stream = FleetStream(seed=seed, gpus=size, start=_whole_window(time.time() - HISTORY))
+            with progress(f"simulating {size} GPUs"):
+                for part in stream.history(HISTORY):
+                    store.append(part)
+            stack.enter_context(Live(store, stream))
+        print("wellfed: SIMULATED DATA, made on this machine", file=sys.stderr)
+        serve(listener, store, price=price or 2.5, simulated=True)
+    return 0
+
+
+def _whole_window(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds // 10 * 10, UTC)
+
+
+class Live:
+    """Appends each window of a stream when its time has come, on its own thread, while the block runs."""
+
+    def __init__(self, store: Store, stream: FleetStream) -> None:
+        self._store = store
+        self._stream = stream
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="wellfed-demo", daemon=True)
+
+    def __enter__(self) -> Live:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(3)
+
+    def _run(self) -> None:
+        for window in self._stream:
+            ends = window["host"]["ts"].max()
+            assert isinstance(ends, datetime)
+            if self._stop.wait(max(0.0, (ends - datetime.now(UTC)).total_seconds())):
+                return
+            self._store.append(window)

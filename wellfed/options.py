@@ -1,0 +1,206 @@
+"""Every option once: its flag, its environment variable, its key in the configuration file.
+
+An option `metrics_address` is `--metrics-address` on the command line, `WELLFED_METRICS_ADDRESS` in the
+environment and `metrics_address` in the TOML file; that order wins. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from wellfed.errors import UserError
+
+__all__ = ["OPTIONS", "Option", "parse_size", "parse_time", "read_config", "resolve"]
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _boolean(text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("write true or false")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise ValueError("must be above 0")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("must be 1 or more")
+    return value
+
+
+def _seed(text: str) -> int:
+    return int(text)
+
+
+def parse_size(text: str) -> int:
+    """`20GB`, `512 MiB` or plain bytes. Raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text)
+    if not match:
+        raise ValueError("write a size such as 20GB or 512MiB")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " "))
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO 8601 time (UTC unless it says otherwise), `now`, or an age such as `90m`, `6h`, `7d`."""
+    match = re.fullmatch(r"-?(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if match:
+        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
+        return datetime.now(UTC) - timedelta(**{unit: float(match[1])})
+    if text.strip() == "now":
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError("write a time such as 2026-05-01T12:00 or an age such as 6h") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting. parse raises ValueError with what to write instead. default: None = not set."""
+
+    name: str
+    help: str
+    parse: Callable[[str], object] = _text
+    default: object = None
+    metavar: str = "TEXT"
+
+    @property
+    def flag(self) -> str:
+        """`--metrics-address`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """`WELLFED_METRICS_ADDRESS`."""
+        return "WELLFED_" + self.name.upper()
+
+    @property
+    def boolean(self) -> bool:
+        """Whether it is a switch: the flag takes no value."""
+        return self.parse is _boolean
+
+
+def _data_home() -> str:
+    home = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(home, "wellfed")
+
+
+def _options(*options: Option) -> Mapping[str, Option]:
+    return {option.name: option for option in options}
+
+
+#: Every option by name, in the order of help and docs.
+OPTIONS: Mapping[str, Option] = _options(
+    Option("config", "configuration file (TOML)", metavar="FILE"),
+    Option("address", "where the dashboard listens", default="127.0.0.1:8050", metavar="HOST:PORT"),
+    Option("metrics_address", "where /metrics listens", default="127.0.0.1:9812", metavar="HOST:PORT"),
+    Option("web_config", "TLS and basic auth of /metrics, an exporter-toolkit web.yml", metavar="FILE"),
+    Option("data", "store, or a folder of <table>.parquet files (default: the local store)", metavar="DIR"),
+    Option("host", "name of this machine in every row (default: its hostname)", metavar="NAME"),
+    Option("procfs", "where procfs is mounted", default="/proc", metavar="DIR"),
+    Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
+    Option("collectors", "collectors to run, separated by commas (default: all)", metavar="NAMES"),
+    Option("once", "read everything once, print the exposition and exit", _boolean, False),
+    Option("otlp_endpoint", "send windows by OTLP to this address, http://host:4318", metavar="URL"),
+    Option("spool", "folder for windows that were not acknowledged (default: memory only)", metavar="DIR"),
+    Option(
+        "spool_bytes",
+        "size of the spool above which the oldest windows are dropped",
+        parse_size,
+        10**9,
+        "SIZE",
+    ),
+    Option("spool_hours", "age above which spooled windows are dropped", _positive, 48.0, "HOURS"),
+    Option("retention_days", "age after which history is removed", _positive, 30.0, "DAYS"),
+    Option(
+        "retention_bytes", "size above which the oldest history is removed", parse_size, 20 * 10**9, "SIZE"
+    ),
+    Option(
+        "from", "start of the range: a time, or an age such as 6h (default: all)", parse_time, None, "TIME"
+    ),
+    Option("to", "end of the range: a time, or an age such as 10m", parse_time, None, "TIME"),
+    Option("price", "price of one GPU for one hour, for cost figures", _positive, None, "MONEY"),
+    Option("out", "folder to write to", metavar="DIR"),
+    Option("json", "print JSON", _boolean, False),
+    Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
+    Option("gpus", "GPUs to simulate", _whole, None, "N"),
+    Option("seed", "seed of the simulation", _seed, 1, "N"),
+    Option("log_level", "debug, info, warning or error", default="warning", metavar="LEVEL"),
+)
+
+#: Where the store is unless --data names another folder.
+DEFAULT_DATA = _data_home()
+
+
+def nearest(word: str, known: Mapping[str, object]) -> str:
+    """`; did you mean 'address'?`, or "" when nothing is near."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def read_config(path: str) -> dict[str, str]:
+    """Keys and values of a TOML file, values as text. Raises UserError for what is not an option."""
+    try:
+        with open(path, "rb") as file:
+            found = tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from error
+    known = {name: option for name, option in OPTIONS.items() if name not in ("config", "once")}
+    values = {}
+    for key, value in found.items():
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+        if isinstance(value, dict | list):
+            raise UserError(f"{path}: {key} takes one value, not {type(value).__name__}")
+        values[key] = str(value)
+    return values
+
+
+def resolve(
+    names: tuple[str, ...], flags: Mapping[str, str | bool | None], environ: Mapping[str, str]
+) -> dict[str, object]:
+    """Values of the named options: flag, else environment, else file, else default. Raises UserError."""
+    path = flags.get("config") or environ.get(OPTIONS["config"].variable)
+    config = read_config(str(path)) if path else {}
+    values: dict[str, object] = {}
+    for name in names:
+        option = OPTIONS[name]
+        given = flags.get(name)
+        if given is not None and given is not False:
+            values[name] = True if given is True else _parse(option, str(given), option.flag)
+        elif environ.get(option.variable, "") != "":
+            values[name] = _parse(option, environ[option.variable], option.variable)
+        elif name in config:
+            values[name] = _parse(option, config[name], f"{path}: {name}")
+        else:
+            values[name] = option.default
+    return values
+
+
+def _parse(option: Option, text: str, where: str) -> object:
+    try:
+        return option.parse(text)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where} is {text!r}: {error}") from error
