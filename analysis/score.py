@@ -139,7 +139,7 @@ def _blame(trial: Trial, findings: Sequence[Mapping[str, object]], simulation: S
             pl.col("gpu").is_in(_scope(finding)) & pl.col("ts").is_between(begin, stop)
         )
         mine = about.filter(pl.col("cause") == cause)["lost_seconds"].sum()
-        right = mine >= 0.5 * about["lost_seconds"].sum() and mine > 0
+        right = float(mine) >= 0.5 * float(about["lost_seconds"].sum()) and mine > 0
         confidence = finding["confidence"]
         assert isinstance(confidence, float)
         trial.claims.append((confidence, bool(right)))
@@ -230,8 +230,8 @@ def summary(trials: Sequence[Trial]) -> Summary:
 def baselines(simulation: Simulation) -> dict[str, dict[tuple[str, str], str]]:
     """What three common rules say of each GPU, by its most frequent verdict.
 
-    `util<30% 5min`: sick without a cause. `promql`: util < 10 % with iowait > 50 % is storage, with CPU > 90 %
-    is cpu.
+    threshold: utilisation < 30 % for five minutes is sick, without a cause. promql: utilisation < 10 % with
+    iowait > 50 % is storage, with CPU > 90 % is cpu.
     """
     gpu = simulation.tables["gpu"].sort("host", "gpu", "ts")
     grown = pl.col("active_seconds").diff() / pl.col("observed_seconds").diff()
