@@ -17,6 +17,7 @@ from wellfed.analysis.findings import episodes, findings
 from wellfed.analysis.hosts import facts, pressures
 from wellfed.analysis.lost import gpu_windows, with_loss, with_reference
 from wellfed.analysis.ranks import with_ranks
+from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import TS
 from wellfed.analysis.split import scored, shares
 from wellfed.analysis.windows import amounts, boots, native_step
@@ -79,6 +80,7 @@ def diagnose(
         last = rows["ts"].max()
         assert last is None or isinstance(last, datetime)
         found = findings(episodes(split, rows, step), rows, last, step, price) if last else []
+    rooted = root_view(split, found)
     bounds = _bounds(tables)
     document: dict[str, Any] = {
         "version": 1,
@@ -86,9 +88,9 @@ def diagnose(
         "to": _iso(end or bounds[1]),
         "window_seconds": step,
         "price_per_gpu_hour": price,
-        "totals": _totals(rows, split, step, price),
+        "totals": _totals(rows, split, rooted, price),
         "gpus": _gpus(rows, split),
-        "jobs": _jobs(rows, split, tables["job"]),
+        "jobs": _jobs(rows, split, rooted, tables["job"]),
         "findings": found,
         "coverage": _coverage(tables),
         "warnings": _warnings(rows, hosts),
@@ -137,7 +139,9 @@ def _au(covered: float, lost: float) -> float | None:
     return 1 - lost / covered if covered > 0 else None
 
 
-def _totals(rows: pl.DataFrame, split: pl.DataFrame, step: float, price: float | None) -> dict[str, Any]:
+def _totals(
+    rows: pl.DataFrame, split: pl.DataFrame, rooted: pl.DataFrame, price: float | None
+) -> dict[str, Any]:
     if rows.is_empty():
         zero: dict[str, Any] = {
             "gpu_seconds": 0.0,
@@ -156,7 +160,7 @@ def _totals(rows: pl.DataFrame, split: pl.DataFrame, step: float, price: float |
         "lost_seconds": lost,
         "au": _au(covered, lost),
         "by_cause": causes,
-        "by_cause_root": causes,
+        "by_cause_root": _by_cause(rooted, []).get((), {}),
         "joules": joules,
         "cost_lost": None if price is None else lost / 3600 * price,
     }
@@ -187,10 +191,13 @@ def _gpus(rows: pl.DataFrame, split: pl.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _jobs(rows: pl.DataFrame, split: pl.DataFrame, jobs: pl.LazyFrame) -> list[dict[str, Any]]:
+def _jobs(
+    rows: pl.DataFrame, split: pl.DataFrame, rooted: pl.DataFrame, jobs: pl.LazyFrame
+) -> list[dict[str, Any]]:
     if rows.is_empty():
         return []
     causes = _by_cause(split.filter(pl.col("job").is_not_null()), ["job"])
+    roots = _by_cause(rooted.filter(pl.col("job").is_not_null()), ["job"])
     names = (
         jobs.group_by("job")
         .agg(pl.col("name").drop_nulls().last(), pl.col("user").drop_nulls().last())
@@ -213,7 +220,7 @@ def _jobs(rows: pl.DataFrame, split: pl.DataFrame, jobs: pl.LazyFrame) -> list[d
             **row,
             "au": _au(row["covered_seconds"], row["lost_seconds"]),
             "by_cause": causes.get((row["job"],), {}),
-            "by_cause_root": causes.get((row["job"],), {}),
+            "by_cause_root": roots.get((row["job"],), {}),
         }
         for row in summed.iter_rows(named=True)
     ]

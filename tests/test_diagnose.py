@@ -262,6 +262,16 @@ def test_the_straggler_is_the_culprit_not_its_victims() -> None:
     assert set(finding["culprits"]["gpus"]) == set(made.culprits["gpu"].drop_nulls())
 
 
+def test_the_root_view_books_victims_to_what_made_the_culprit_late() -> None:
+    diagnosis, truth = simulated("straggler-host-cpu")
+    totals = diagnosis.document["totals"]
+    local, root = totals["by_cause"], totals["by_cause_root"]
+    assert sum(root.values()) == pytest.approx(sum(local.values()))
+    wanted = dict(truth.group_by("root").agg(pl.col("lost_seconds").sum()).rows())
+    assert root["cpu.preprocess"] > 2 * local["cpu.preprocess"]
+    assert root["cpu.preprocess"] == pytest.approx(wanted["cpu.preprocess"], rel=0.3)
+
+
 def step_rows(wait: float) -> list[dict[str, object]]:
     return [
         {

@@ -12,9 +12,11 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 
 from wellfed.analysis.scenarios import SCENARIOS, FleetStream, simulate
 from wellfed.analysis.store import Store
+from wellfed.background import Background
 from wellfed.errors import UserError
 from wellfed.options import nearest
 from wellfed.progress import progress
@@ -54,7 +56,7 @@ def demo(options: Mapping[str, object]) -> int:
             with progress(f"simulating {size} GPUs"):
                 for part in stream.history(HISTORY):
                     store.append(part)
-            stack.enter_context(Live(store, stream))
+            stack.enter_context(Background("wellfed-demo", partial(_live, store, stream)))
         print("wellfed: SIMULATED DATA, made on this machine", file=sys.stderr)
         serve(listener, store, price=price or 2.5, simulated=True)
     return 0
@@ -64,27 +66,11 @@ def _whole_window(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds // 10 * 10, UTC)
 
 
-class Live:
-    """Appends each window of a stream when its time has come, on its own thread, while the block runs."""
-
-    def __init__(self, store: Store, stream: FleetStream) -> None:
-        self._store = store
-        self._stream = stream
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="wellfed-demo", daemon=True)
-
-    def __enter__(self) -> Live:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(3)
-
-    def _run(self) -> None:
-        for window in self._stream:
-            ends = window["host"]["ts"].max()
-            assert isinstance(ends, datetime)
-            if self._stop.wait(max(0.0, (ends - datetime.now(UTC)).total_seconds())):
-                return
-            self._store.append(window)
+def _live(store: Store, stream: FleetStream, stop: threading.Event) -> None:
+    """Appends each window of a stream when its time has come."""
+    for window in stream:
+        ends = window["host"]["ts"].max()
+        assert isinstance(ends, datetime)
+        if stop.wait(max(0.0, (ends - datetime.now(UTC)).total_seconds())):
+            return
+        store.append(window)

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 
 import polars as pl
 
 from wellfed.analysis.schema import schema
 from wellfed.analysis.store import Store
+from wellfed.background import Background
 from wellfed.collectors.agent import choose, host_name, metrics, roots_of
 from wellfed.collectors.catalog import HOST, TABLES
 from wellfed.collectors.sampler import Sampler, Window, by_table
@@ -47,7 +49,11 @@ def up(options: Mapping[str, object]) -> int:
         stack.callback(sampler.stop)
         sampler.start()
         endpoint.start()
-        stack.enter_context(Keeper(store, options))
+        days, size = options["retention_days"], options["retention_bytes"]
+        assert isinstance(days, float)
+        assert isinstance(size, int)
+        keep = partial(_keep, store, timedelta(days=days), size)
+        stack.enter_context(Background("wellfed-keeper", keep))
         print(f"wellfed: /metrics  http://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
         serve(listener, store, price=options.get("price"))
@@ -76,31 +82,11 @@ def frames(window: Window, host: str) -> dict[str, pl.DataFrame]:
     return out
 
 
-class Keeper:
-    """Seals finished hours and applies retention, on its own thread, while the block runs."""
-
-    def __init__(self, store: Store, options: Mapping[str, object]) -> None:
-        days, size = options["retention_days"], options["retention_bytes"]
-        assert isinstance(days, float)
-        assert isinstance(size, int)
-        self._store = store
-        self._age = timedelta(days=days)
-        self._bytes = size
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="wellfed-keeper", daemon=True)
-
-    def __enter__(self) -> Keeper:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(3)
-
-    def _run(self) -> None:
-        while not self._stop.wait(KEEP_INTERVAL):
-            try:
-                self._store.seal()
-                self._store.retain(age=self._age, size=self._bytes)
-            except OSError as error:
-                log.warning("the store could not be tidied: %s", error)
+def _keep(store: Store, age: timedelta, size: int, stop: threading.Event) -> None:
+    """Seals finished hours and applies retention until told to stop."""
+    while not stop.wait(KEEP_INTERVAL):
+        try:
+            store.seal()
+            store.retain(age=age, size=size)
+        except OSError as error:
+            log.warning("the store could not be tidied: %s", error)
