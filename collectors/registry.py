@@ -80,7 +80,28 @@ def register(factory: _C) -> _C:
 
 #: Modules of this folder that are not sources.
 _PLUMBING = frozenset(
-    {"agent", "catalog", "exposition", "http", "names", "otlp", "registry", "sampler", "spool"}
+    {
+        "agent",
+        "catalog",
+        "exposition",
+        "gpm",
+        "http",
+        "names",
+        "nvml_calls",
+        "nvml_device",
+        "nvml_fields",
+        "nvml_page",
+        "nvml_report",
+        "nvml_samples",
+        "nvml_session",
+        "nvml_watchdog",
+        "nvml_worker",
+        "nvml_xid",
+        "otlp",
+        "registry",
+        "sampler",
+        "spool",
+    }
 )
 
 
