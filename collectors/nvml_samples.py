@@ -1,0 +1,144 @@
+"""Activity and power of a GPU without GPM, from the samples that the driver takes by itself between our
+reads.
+
+What: utilisation (share of the sample period with a kernel resident) integrated over the driver's own
+samples, power averaged over them. Source: nvmlDeviceGetSamples, 1/6 s to 1 s apart, a ring of about 100;
+where a GPU has none, nvmlDeviceGetUtilizationRates held since the last read. Cost: one call into a prepared
+buffer. Privilege: none. Spinning, SM, tensor and memory activity stay null: utilisation cannot tell them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import pynvml
+
+from wellfed.collectors.nvml_calls import Call, Context
+from wellfed.collectors.nvml_fields import decode
+
+__all__ = ["Samples", "Utilization", "integrate"]
+
+#: A hole in the samples longer than this is not covered by the sample that ends it.
+_HOLE = 2_000_000
+_RING = 512
+
+
+def integrate(samples: list[tuple[int, float]], last: int) -> tuple[int, float, float, float]:
+    """Sums utilisation samples: (newest timestamp, seconds observed, active, idle).
+
+    samples: (timestamp in microseconds, percent) in any order, repeated ones included; only those after
+    `last` count. Each covers the time since the one before. last: 0 at the start, when what the driver has
+    kept from before covers nothing.
+
+    >>> integrate([(200_000, 50.0), (100_000, 0.0), (200_000, 50.0)], 100_000)
+    (200000, 0.1, 0.05, 0.0)
+    """
+    observed = active = idle = 0.0
+    if not last:
+        return max((taken for taken, _ in samples), default=0), observed, active, idle
+    for taken, percent in sorted(dict(samples).items()):
+        if taken <= last:
+            continue
+        if taken - last <= _HOLE:
+            seconds = (taken - last) / 1e6
+            share = min(max(percent, 0.0), 100.0) / 100
+            observed += seconds
+            active += share * seconds
+            idle += seconds if share < 0.05 else 0.0
+        last = taken
+    return last, observed, active, idle
+
+
+class Samples:
+    """The driver's samples of one kind on one GPU."""
+
+    def __init__(self, context: Context, number: int, device: str, handle: object, kind: int) -> None:
+        self._since = ctypes.c_ulonglong(0)
+        self._kind = ctypes.c_uint(0)
+        self._count = ctypes.c_uint(_RING)
+        self._ring = (pynvml.c_nvmlSample_t * _RING)()
+        self._call = Call(
+            context,
+            number,
+            device,
+            "samples",
+            ("nvmlDeviceGetSamples",),
+            (
+                handle,
+                ctypes.c_uint(kind),
+                self._since,
+                ctypes.byref(self._kind),
+                ctypes.byref(self._count),
+                self._ring,
+            ),
+            fine=(pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_NO_DATA),
+        )
+
+    @property
+    def supported(self) -> bool:
+        """False once the driver said that this GPU keeps no such samples."""
+        return self._call.supported
+
+    def read(self, now: float) -> list[tuple[int, float]]:
+        """(timestamp in microseconds, value) of the samples since the last read; possibly repeated."""
+        self._count.value = _RING
+        if not self._call.run(now):
+            return []
+        kind = self._kind.value
+        found = [
+            (sample.timeStamp, decode(kind, sample.sampleValue.ullVal))
+            for sample in self._ring[: min(self._count.value, _RING)]
+        ]
+        self._since.value = max([self._since.value, *(taken for taken, _ in found)])
+        return found
+
+
+class Utilization:
+    """Activity of one GPU by utilisation. totals: sums so far, in the columns of the table."""
+
+    def __init__(
+        self, context: Context, number: int, device: str, handle: object, totals: dict[str, float]
+    ) -> None:
+        self.totals = totals
+        self._samples = Samples(context, number, device, handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES)
+        self._rates = pynvml.c_nvmlUtilization_t()
+        self._call = Call(
+            context,
+            number,
+            device,
+            "utilization",
+            ("nvmlDeviceGetUtilizationRates",),
+            (handle, ctypes.byref(self._rates)),
+        )
+        self._last = 0
+        self._held = 0.0
+
+    def tick(self, now: float) -> bool:
+        """Adds what happened since the last tick. False when this GPU tells nothing now."""
+        if self._samples.supported:
+            found = self._samples.read(now)
+            self._last, *grown = integrate(found, self._last)
+            if found or self._samples.supported:
+                self._add(*grown)
+                return self._last > 0
+        if not self._call.run(now):
+            self._held = 0.0
+            return False
+        seconds = min(now - self._held, _HOLE / 1e6) if self._held else 0.0
+        self._held = now
+        share = self._rates.gpu / 100
+        self._add(seconds, share * seconds, seconds if share < 0.05 else 0.0)
+        return True
+
+    def restart(self) -> None:
+        """Something better covers this time: what the driver keeps of it must not count again."""
+        self._last = 0
+        self._held = 0.0
+
+    def _add(self, observed: float, active: float, idle: float) -> None:
+        for column, grown in (
+            ("observed_seconds", observed),
+            ("active_seconds", active),
+            ("idle_seconds", idle),
+        ):
+            self.totals[column] = self.totals.get(column, 0.0) + grown
