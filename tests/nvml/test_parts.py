@@ -1,0 +1,163 @@
+"""The pure parts of the NVIDIA collectors, and the page that worker and agent share."""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+import math
+import os
+import struct
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wellfed.collectors import gpm, nvml_fields, nvml_page, nvml_samples, nvml_session
+from wellfed.collectors.nvml import Monotone
+from wellfed.collectors.nvml_calls import Problems
+
+NAN = math.nan
+BUSY = [100.0, 90.0, 50.0, 40.0, 30.0, 1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("module", [nvml_fields, nvml_samples, nvml_session])
+def test_the_examples_in_the_docstrings_hold(module: object) -> None:
+    result = doctest.testmod(module)  # type: ignore[arg-type]
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def reduced(metrics: list[float], seconds: float = 0.1) -> dict[str, float]:
+    return dict(zip(gpm.COLUMNS, gpm.reduce(metrics, seconds), strict=True))
+
+
+def test_a_pair_of_samples_becomes_seconds_and_bytes() -> None:
+    grown = reduced(BUSY, 0.5)
+    assert grown["sm_active_seconds"] == pytest.approx(0.45)
+    assert grown["tensor_active_seconds"] == pytest.approx(0.2)
+    assert grown["pcie_rx_bytes"] == 0.5 * 2**20
+    assert grown["idle_seconds"] == grown["spin_seconds"] == 0
+
+
+@pytest.mark.parametrize(("active", "idle"), [(0.0, 0.1), (4.99, 0.1), (5.0, 0.0), (60.0, 0.0)])
+def test_below_five_percent_is_idle(active: float, idle: float) -> None:
+    assert reduced([active, *BUSY[1:]])["idle_seconds"] == idle
+
+
+@pytest.mark.parametrize(
+    ("active", "sm", "tensor", "dram", "spins"),
+    [
+        (100, 10, 0, 2, True),
+        (50, 24.9, 2.9, 9.9, True),
+        (49, 10, 0, 2, False),
+        (100, 25, 0, 2, False),
+        (100, 10, 3, 2, False),
+        (100, 10, 0, 10, False),
+    ],
+)
+def test_a_resident_kernel_that_does_nothing_spins(
+    active: float, sm: float, tensor: float, dram: float, spins: bool
+) -> None:
+    assert reduced([active, sm, 0, tensor, dram, 0, 0, 0, 0])["spin_seconds"] == (0.1 if spins else 0.0)
+
+
+@given(st.lists(st.just(NAN) | st.floats(-1, 1e6), min_size=9, max_size=9), st.floats(0.1, 10))
+def test_what_is_unknown_stays_unknown_and_no_share_exceeds_its_time(
+    metrics: list[float], seconds: float
+) -> None:
+    grown = reduced(metrics, seconds)
+    for column, metric in zip(gpm.COLUMNS[1:6], metrics[:5], strict=True):
+        assert math.isnan(grown[column]) == math.isnan(metric)
+        assert math.isnan(metric) or 0 <= grown[column] <= seconds
+    assert math.isnan(grown["observed_seconds"]) == math.isnan(metrics[0])
+    assert math.isnan(grown["spin_seconds"]) == any(math.isnan(metrics[i]) for i in (0, 1, 3, 4))
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**7), st.floats(0, 100)), max_size=60), st.integers(0, 60))
+def test_samples_read_in_two_parts_count_as_in_one(samples: list[tuple[int, float]], cut: int) -> None:
+    samples = sorted(dict(samples).items())
+    last, *whole = nvml_samples.integrate(samples, 1)
+    middle, *first = nvml_samples.integrate(samples[:cut], 1)
+    # the driver may hand out again what was read before
+    end, *second = nvml_samples.integrate(samples[max(0, cut - 3) :], middle)
+    assert end == last
+    assert [a + b for a, b in zip(first, second, strict=True)] == pytest.approx(whole)
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_field_is_read_as_the_type_it_says(raw: int) -> None:
+    stored = struct.pack("=Q", raw)
+    for kind, letter in ((1, "I"), (3, "Q"), (4, "q"), (5, "i"), (6, "H")):
+        assert nvml_fields.decode(kind, raw) == struct.unpack_from(f"={letter}", stored)[0]
+
+
+@given(st.lists(st.integers(0, 2**34), min_size=1, max_size=20))
+def test_growth_is_never_negative(values: list[int]) -> None:
+    assert all(nvml_fields.advance(a, b) >= 0 for a, b in itertools.pairwise(values))
+
+
+@given(st.lists(st.lists(st.floats(0, 100), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_published_sums_never_fall_and_add_up_over_workers(workers: list[list[float]]) -> None:
+    monotone = Monotone()
+    published = []
+    for grown in workers:
+        monotone.restart()
+        total = 0.0
+        for more in grown:
+            total += more
+            published.append(monotone.publish("GPU-0", "active_seconds", total))
+    assert published == sorted(published)
+    assert published[-1] == pytest.approx(sum(sum(grown) for grown in workers))
+
+
+def test_the_same_problem_on_many_gpus_is_told_once() -> None:
+    problems = Problems()
+    for gpu in range(8):
+        problems.add(f"GPU-{gpu}", "gpm", "no permission", "be root")
+    problems.add("GPU-3", "fields", "timed out")
+    assert problems.listed() == [
+        ("GPU-0 and 7 more: gpm: no permission", "be root"),
+        ("GPU-3: fields: timed out", ""),
+    ]
+
+
+def page() -> tuple[int, nvml_page.Writer, nvml_page.Reader]:
+    descriptor = nvml_page.create()
+    return descriptor, nvml_page.Writer(descriptor), nvml_page.Reader(descriptor)
+
+
+def text(gpu: str) -> nvml_page.Text:
+    return {"rows": [{"gpu": gpu, "number": 0, "info": {}, "pids": []}], "problems": [], "broken": False}
+
+
+def test_a_page_is_read_as_written() -> None:
+    descriptor, writer, reader = page()
+    assert reader.snapshot() is None
+    row = array("d", [float(i) for i in range(len(nvml_page.COLUMNS))])
+    writer.describe(text("GPU-0"))
+    writer.rows([row.tobytes()])
+    snapshot = reader.snapshot()
+    assert snapshot is not None
+    assert snapshot.rows == [tuple(row)]
+    assert snapshot.text == text("GPU-0")
+    writer.enter(5, "gpm")
+    assert reader.position()[1:] == (5, "gpm")
+    os.close(descriptor)
+
+
+def test_rows_half_written_or_of_another_text_are_not_shown() -> None:
+    descriptor, writer, reader = page()
+    writer.describe(text("GPU-0"))
+    writer.rows([nvml_page.NULLS])
+    before = reader.snapshot()
+    os.pwrite(descriptor, b"\1", 64 + 20)
+    assert reader.snapshot() is before
+    os.pwrite(descriptor, nvml_page.NULLS[:1], 64 + 20)
+    writer.describe(text("GPU-1"))
+    assert reader.snapshot() is before
+    writer.rows([nvml_page.NULLS])
+    after = reader.snapshot()
+    assert after is not None
+    assert after.text == text("GPU-1")
+    os.close(descriptor)
