@@ -117,16 +117,16 @@ class Nvml:
             self._pids.clear()
             return []
         self._watchdog.supervise(roots, clock)
-        snapshot = self._watchdog.snapshot()
-        if snapshot is None or clock - snapshot.taken > _STALE:
+        found = self._watchdog.snapshot()
+        if found is None or clock - found[1].taken > _STALE:
             self._pids.clear()
             self.reason, self.remedy = self._watchdog.reason, self._watchdog.remedy
             return [Row("gpu", (gpu,), {}, dict(info)) for gpu, info in self._known.items()]
-        return self._rows(snapshot)
+        return self._rows(*found)
 
-    def _rows(self, snapshot: Snapshot) -> list[Row]:
-        if self._watchdog.generation != self._generation:
-            self._generation = self._watchdog.generation
+    def _rows(self, generation: int, snapshot: Snapshot) -> list[Row]:
+        if generation != self._generation:
+            self._generation = generation
             self._monotone.restart()
         text = snapshot.text
         self.reason = "; ".join(what for what, _ in text["problems"])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wellfed.collectors.nvml_page import Writer
 
-__all__ = ["Call", "Context", "DriverGoneError", "GpuLostError", "Problems", "explain"]
+__all__ = ["Call", "Context", "DriverGoneError", "GpuLostError", "Problems", "explain", "remedy"]
 
 _MIN_RETRY = 1.0
 _MAX_RETRY = 60.0
@@ -56,7 +56,7 @@ class DriverGoneError(Exception):
 
     def __init__(self, code: int) -> None:
         super().__init__(explain(code))
-        self.remedy = _REMEDY.get(code, "")
+        self.remedy = remedy(code)
 
 
 class GpuLostError(Exception):
@@ -64,7 +64,7 @@ class GpuLostError(Exception):
 
     def __init__(self, code: int) -> None:
         super().__init__(explain(code))
-        self.remedy = _REMEDY.get(code, "")
+        self.remedy = remedy(code)
 
 
 def explain(code: int) -> str:
@@ -74,6 +74,11 @@ def explain(code: int) -> str:
 
 def _who(devices: list[str]) -> str:
     return (devices[0] or "NVML") + (f" and {len(devices) - 1} more" if len(devices) > 1 else "")
+
+
+def remedy(code: int) -> str:
+    """What to do about an NVML return code; "" where nothing in particular helps."""
+    return _REMEDY.get(code, "")
 
 
 class Problems:
@@ -201,7 +206,7 @@ class Call:
         """Tells the problem without backing off: part of the output is null."""
         if code == pynvml.NVML_ERROR_NOT_SUPPORTED and not self._about:
             return
-        self._context.problems.add(self._device, self._key, explain(code), _REMEDY.get(code, ""))
+        self._context.problems.add(self._device, self._key, explain(code), remedy(code))
 
     def clear(self) -> None:
         """Takes the problem back."""

@@ -10,6 +10,7 @@ buffer. Privilege: none. Spinning, SM, tensor and memory activity stay null: uti
 from __future__ import annotations
 
 import ctypes
+from struct import Struct
 
 import pynvml
 
@@ -21,6 +22,7 @@ __all__ = ["Samples", "Utilization", "integrate"]
 #: A hole in the samples longer than this is not covered by the sample that ends it.
 _HOLE = 2_000_000
 _RING = 512
+_SAMPLE = Struct("=QQ")  # timestamp, value
 
 
 def integrate(samples: list[tuple[int, float]], last: int) -> tuple[int, float, float, float]:
@@ -57,6 +59,7 @@ class Samples:
         self._kind = ctypes.c_uint(0)
         self._count = ctypes.c_uint(_RING)
         self._ring = (pynvml.c_nvmlSample_t * _RING)()
+        self._view = memoryview(self._ring).cast("B")
         self._call = Call(
             context,
             number,
@@ -85,10 +88,8 @@ class Samples:
         if not self._call.run(now):
             return []
         kind = self._kind.value
-        found = [
-            (sample.timeStamp, decode(kind, sample.sampleValue.ullVal))
-            for sample in self._ring[: min(self._count.value, _RING)]
-        ]
+        filled = self._view[: min(self._count.value, _RING) * _SAMPLE.size]
+        found = [(taken, decode(kind, raw)) for taken, raw in _SAMPLE.iter_unpack(filled)]
         self._since.value = max([self._since.value, *(taken for taken, _ in found)])
         return found
 

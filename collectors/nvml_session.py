@@ -17,7 +17,7 @@ import os
 
 import pynvml
 
-from wellfed.collectors.nvml_calls import Context, DriverGoneError, explain
+from wellfed.collectors.nvml_calls import Context, DriverGoneError, explain, remedy
 from wellfed.collectors.nvml_device import Device
 
 TYPE_CHECKING = False
@@ -166,7 +166,7 @@ class Session:
             if error.value in _FATAL:
                 raise DriverGoneError(error.value) from None
             self.incomplete = True
-            self._context.problems.add(name, "open", explain(error.value))
+            self._context.problems.add(name, "open", explain(error.value), remedy(error.value))
             return
         self._context.problems.clear(name, "open")
         self.slice(gpu)

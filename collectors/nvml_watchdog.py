@@ -97,6 +97,7 @@ class Watchdog:
         self._period = period
         self._retry = retry
         self._worker: _Process | None = None
+        self._left: tuple[int, Snapshot] | None = None
         self._undead: list[_Process] = []
         self._skip: dict[tuple[int, str], tuple[float, float]] = {}
         self._backoff = retry
@@ -108,14 +109,16 @@ class Watchdog:
         """Whether there is a worker now."""
         return self._worker is not None
 
-    def snapshot(self) -> Snapshot | None:
-        """The newest rows of the worker that runs now."""
+    def snapshot(self) -> tuple[int, Snapshot] | None:
+        """The newest rows and the worker they are from: the one that runs, or one that left by itself."""
         snapshot = self._worker.page.snapshot() if self._worker is not None else None
-        if snapshot is not None:
-            self.stuck = bool(self._undead)
-            if not snapshot.text["broken"]:
-                self._reopen = 10.0 * self._retry
-        return snapshot
+        if snapshot is None:
+            return self._left
+        self._left = None
+        self.stuck = bool(self._undead)
+        if not snapshot.text["broken"]:
+            self._reopen = 10.0 * self._retry
+        return self.generation, snapshot
 
     def supervise(self, roots: Roots, now: float) -> None:
         """Starts, checks, kills or buries the worker. now: time.monotonic()."""
@@ -170,6 +173,8 @@ class Watchdog:
         worker.end()
         self._worker = None
         if code == _REOPEN:
+            last = worker.page.snapshot()
+            self._left = (self.generation, last) if last is not None else None
             self._next_start = now
             self._reopen = min(self._reopen * 2, _LONGEST_REOPEN * self._retry)
             return
@@ -180,6 +185,7 @@ class Watchdog:
 
     def _hung(self, worker: _Process, number: int, call: str, now: float) -> None:
         self.stuck = True
+        self._left = None
         self.reason = f"the NVIDIA driver hangs in {_where(number, call)}: worker killed"
         self.remedy = _HANG_REMEDY
         if number >= 0:

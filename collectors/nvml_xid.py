@@ -12,7 +12,7 @@ import threading
 
 import pynvml
 
-from wellfed.collectors.nvml_calls import Context, explain
+from wellfed.collectors.nvml_calls import Context, explain, remedy
 
 __all__ = ["Xids"]
 
@@ -48,7 +48,7 @@ class Xids:
                     delay = 1.0
                 return
             except pynvml.NVMLError as error:
-                self._context.problems.add("", "XID events", explain(error.value))
+                self._context.problems.add("", "XID events", explain(error.value), remedy(error.value))
             self._stop.wait(delay * self._context.retry)
             delay = min(60.0, delay * 2)
 
@@ -60,7 +60,7 @@ class Xids:
                 pynvml.nvmlDeviceRegisterEvents(handle, _XID, events)
             except pynvml.NVMLError as error:
                 if error.value != pynvml.NVML_ERROR_NOT_SUPPORTED:
-                    self._context.problems.add(uuid, "XID events", explain(error.value))
+                    self._context.problems.add(uuid, "XID events", explain(error.value), remedy(error.value))
                 continue
             self._context.problems.clear(uuid, "XID events")
             self.seen.setdefault((uuid, None), [0.0, float("nan")])
