@@ -17,7 +17,7 @@ from wellfed.collectors.gpm import Gpm
 from wellfed.collectors.nvml_calls import Call, Context
 from wellfed.collectors.nvml_fields import Fields
 from wellfed.collectors.nvml_page import INDEX, NULLS
-from wellfed.collectors.nvml_samples import Samples, Utilization
+from wellfed.collectors.nvml_samples import PLACES, Samples, Utilization
 
 __all__ = ["Device"]
 
@@ -73,7 +73,7 @@ class Device:
         self._where = handle if instance is None else parent
         self._instance = instance
         self.cut = cut
-        self._totals: dict[str, float] = {}
+        self._sums = array("d", bytes(len(NULLS)))
         self._ticked = 0.0
         self._whole = instance is None
         self._fields: Fields | None = None
@@ -114,7 +114,7 @@ class Device:
         self._watts = (ctypes.c_uint * 1)()
         self._power = self._call("power", ("nvmlDeviceGetPowerUsage",), self._watts)
         self._power_samples = Samples(context, number, self.uuid, handle, pynvml.NVML_TOTAL_POWER_SAMPLES)
-        self._utilization = Utilization(context, number, self.uuid, handle, self._totals)
+        self._utilization = Utilization(context, number, self.uuid, handle, self._sums)
         self._links = _Links(context, number, self.uuid, handle)
         self._fabric = pynvml.c_nvmlGpuFabricInfo_v2_t()
         self._fabric_call = self._call("fabric", ("nvmlDeviceGetGpuFabricInfoV",), ctypes.byref(self._fabric))
@@ -156,10 +156,13 @@ class Device:
     def _open_gpm(self, now: float) -> None:
         if not self._asked.run(now):
             return
-        if self._support.isSupportedDevice:
-            self.gpm = Gpm(self._context, self._number, self.uuid, self._where, self._instance, self._totals)
-        else:
+        if not self._support.isSupportedDevice:
             self._asked.fail(pynvml.NVML_ERROR_NOT_SUPPORTED, now)
+            return
+        try:
+            self.gpm = Gpm(self._context, self._number, self.uuid, self._where, self._instance, self._sums)
+        except pynvml.NVMLError as error:
+            self._asked.fail(error.value, now)
 
     def _store_gpm(self, gpm: Gpm) -> None:
         gpm.store(self.row, links=self._fields is not None and self._fields.links)
@@ -188,9 +191,10 @@ class Device:
         self._sum("throttle_brake_seconds", seconds if reasons & _BRAKE else 0.0, known)
 
     def _sum(self, column: str, grown: float, known: bool) -> None:
+        place = INDEX[column]
         if known:
-            self._totals[column] = self._totals.get(column, 0.0) + grown
-        self.row[INDEX[column]] = self._totals[column] if known else _NAN
+            self._sums[place] += grown
+        self.row[place] = self._sums[place] if known else _NAN
 
     def _store_power(self, now: float) -> None:
         place = INDEX["power_watts"]
@@ -204,8 +208,8 @@ class Device:
 
     def _store_utilization(self, now: float) -> None:
         known = self._utilization.tick(now)
-        for column in ("observed_seconds", "active_seconds", "idle_seconds"):
-            self.row[INDEX[column]] = self._totals.get(column, _NAN) if known else _NAN
+        for place in PLACES:
+            self.row[place] = self._sums[place] if known else _NAN
 
     def _check_fabric(self, now: float) -> None:
         if self._fabric_call.run(now):

@@ -22,7 +22,7 @@ import pynvml
 from wellfed.collectors.nvml_calls import Call, Context
 from wellfed.collectors.nvml_page import INDEX
 
-__all__ = ["Fields", "advance", "decode"]
+__all__ = ["FIELDS", "Fields", "advance", "decode"]
 
 _NAN = float("nan")
 _ALL_LINKS = 0xFFFFFFFF
@@ -31,7 +31,7 @@ _VALUE = struct.Struct("=IIqqIiQ")  # field, scope, timestamp, latency, type, re
 
 #: Field -> (column, unit in SI, scope, how: the device's running total, its growth since we look, a level).
 _TOTAL, _SUM, _LEVEL = range(3)
-_FIELDS = {
+FIELDS = {
     pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION: ("energy_joules", 1e-3, 0, _TOTAL),
     pynvml.NVML_FI_DEV_PERF_POLICY_POWER: ("throttle_power_seconds", 1e-9, 0, _TOTAL),
     pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL: ("throttle_thermal_seconds", 1e-9, 0, _SUM),
@@ -89,7 +89,7 @@ class Fields:
 
     def __init__(self, context: Context, number: int, device: str, handle: object, *, pcie: bool) -> None:
         self._retry = context.retry
-        self._wanted = [field for field in _FIELDS if pcie or field not in _PCIE]
+        self._wanted = [field for field in FIELDS if pcie or field not in _PCIE]
         self._handle = handle
         self._last: dict[int, float] = {}
         self._totals: dict[int, float] = {}
@@ -110,7 +110,7 @@ class Fields:
         self._buffer = (pynvml.c_nvmlFieldValue_t * len(fields))()
         for entry, field in zip(self._buffer, fields, strict=True):
             entry.fieldId = field
-            entry.scopeId = _FIELDS[field][2]
+            entry.scopeId = FIELDS[field][2]
         self._call.arguments = (self._handle, ctypes.c_int(len(fields)), self._buffer)
 
     def tick(self, row: array[float], now: float) -> float:
@@ -124,7 +124,7 @@ class Fields:
             self._prepare(self._wanted)
             self._probed = now
         for field in self._wanted:
-            row[INDEX[_FIELDS[field][0]]] = _NAN
+            row[INDEX[FIELDS[field][0]]] = _NAN
         if not self._call.run(now):
             return _NAN
         thermal = _NAN
@@ -135,7 +135,7 @@ class Fields:
                 denied = code if code == pynvml.NVML_ERROR_NO_PERMISSION else denied
                 continue
             answered.append(field)
-            column, unit, _, how = _FIELDS[field]
+            column, unit, _, how = FIELDS[field]
             value = decode(kind, raw)
             grown = advance(self._last.get(field, value), value)
             self._last[field] = value

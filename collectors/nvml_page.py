@@ -18,6 +18,7 @@ import zlib
 TYPE_CHECKING = False  # typing is not imported: 1 MiB in a process that has 15
 
 __all__ = [
+    "ACTIVITY",
     "CALLS",
     "COLUMNS",
     "DEVICE_COUNTERS",
@@ -31,8 +32,8 @@ __all__ = [
     "create",
 ]
 
-#: Counters that the worker sums from zero since its start.
-INTEGRALS = (
+#: What GPM measures: seconds, then bytes.
+ACTIVITY = (
     "observed_seconds",
     "active_seconds",
     "sm_active_seconds",
@@ -41,14 +42,13 @@ INTEGRALS = (
     "dram_active_seconds",
     "idle_seconds",
     "spin_seconds",
-    "throttle_thermal_seconds",
-    "throttle_brake_seconds",
     "pcie_rx_bytes",
     "pcie_tx_bytes",
     "nvlink_rx_bytes",
     "nvlink_tx_bytes",
-    "xid_errors",
 )
+#: Counters that the worker sums from zero since its start.
+INTEGRALS = (*ACTIVITY, "throttle_thermal_seconds", "throttle_brake_seconds", "xid_errors")
 #: Counters that the device or its driver keeps: they go on while no worker runs.
 DEVICE_COUNTERS = (
     "energy_joules",

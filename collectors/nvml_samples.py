@@ -10,14 +10,19 @@ buffer. Privilege: none. Spinning, SM, tensor and memory activity stay null: uti
 from __future__ import annotations
 
 import ctypes
+from array import array
 from struct import Struct
 
 import pynvml
 
 from wellfed.collectors.nvml_calls import Call, Context
 from wellfed.collectors.nvml_fields import decode
+from wellfed.collectors.nvml_page import INDEX
 
-__all__ = ["Samples", "Utilization", "integrate"]
+__all__ = ["PLACES", "Samples", "Utilization", "integrate"]
+
+#: Places in a row of what utilisation tells.
+PLACES = tuple(INDEX[column] for column in ("observed_seconds", "active_seconds", "idle_seconds"))
 
 #: A hole in the samples longer than this is not covered by the sample that ends it.
 _HOLE = 2_000_000
@@ -95,12 +100,12 @@ class Samples:
 
 
 class Utilization:
-    """Activity of one GPU by utilisation. totals: sums so far, in the columns of the table."""
+    """Activity of one GPU by utilisation. sums: of ACTIVITY so far."""
 
     def __init__(
-        self, context: Context, number: int, device: str, handle: object, totals: dict[str, float]
+        self, context: Context, number: int, device: str, handle: object, sums: array[float]
     ) -> None:
-        self.totals = totals
+        self._sums = sums
         self._samples = Samples(context, number, device, handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES)
         self._rates = pynvml.c_nvmlUtilization_t()
         self._call = Call(
@@ -137,9 +142,5 @@ class Utilization:
         self._held = 0.0
 
     def _add(self, observed: float, active: float, idle: float) -> None:
-        for column, grown in (
-            ("observed_seconds", observed),
-            ("active_seconds", active),
-            ("idle_seconds", idle),
-        ):
-            self.totals[column] = self.totals.get(column, 0.0) + grown
+        for place, grown in zip(PLACES, (observed, active, idle), strict=True):
+            self._sums[place] += grown

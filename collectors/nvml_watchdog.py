@@ -82,7 +82,7 @@ class Watchdog:
         hang: float = 5.0,
         opening: float = 30.0,
         tick: float = 1.0,
-        period: float = 0.105,
+        period: float = 0.11,
         retry: float = 1.0,
     ) -> None:
         self.reason = ""

@@ -29,7 +29,7 @@ def test_the_examples_in_the_docstrings_hold(module: object) -> None:
 
 
 def reduced(metrics: list[float], seconds: float = 0.1) -> dict[str, float]:
-    return dict(zip(gpm.COLUMNS, gpm.reduce(metrics, seconds), strict=True))
+    return dict(zip(nvml_page.ACTIVITY, gpm.reduce(metrics, seconds), strict=True))
 
 
 def test_a_pair_of_samples_becomes_seconds_and_bytes() -> None:
@@ -67,7 +67,7 @@ def test_what_is_unknown_stays_unknown_and_no_share_exceeds_its_time(
     metrics: list[float], seconds: float
 ) -> None:
     grown = reduced(metrics, seconds)
-    for column, metric in zip(gpm.COLUMNS[1:6], metrics[:5], strict=True):
+    for column, metric in zip(nvml_page.ACTIVITY[1:6], metrics[:5], strict=True):
         assert math.isnan(grown[column]) == math.isnan(metric)
         assert math.isnan(metric) or 0 <= grown[column] <= seconds
     assert math.isnan(grown["observed_seconds"]) == math.isnan(metrics[0])
