@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test check lint types docs golden pictures score packages clean
+.PHONY: up demo test check lint types docs golden pictures score gpu packages clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -46,6 +46,10 @@ $(DEV): | $(PY)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# What the driver of this machine's GPUs answers, how fast, and to whom.
+gpu: $(BASE)
+	$(PY) -m wellfed.collectors.nvml_report
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score

@@ -88,7 +88,7 @@ _PLUMBING = frozenset(
     {"agent", "catalog", "columns", "doctor", "files", "names", "registry", "sampler", "unwrap"}
     | {"destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}
     | {"gpm", "nvml_calls", "nvml_device", "nvml_fields", "nvml_page", "nvml_samples"}
-    | {"nvml_session", "nvml_watchdog", "nvml_worker", "nvml_xid"}
+    | {"nvml_report", "nvml_session", "nvml_watchdog", "nvml_worker", "nvml_xid"}
 )
 
 
