@@ -60,7 +60,7 @@ class Node:
             "FAKE_NVML_CONTROL": str(self._control),
             "FAKE_NVML_LOG": str(self.log),
         }
-        self.collector = Nvml(self.environment, hang=0.4, opening=2.0, tick=0.1, retry=0.02)
+        self.collector = Nvml(self.environment, hang=0.8, opening=4.0, tick=0.1, retry=0.02)
         self.slowest = 0.0
 
     def script(self, changes: dict[str, object] | None = None, **more: object) -> None:
