@@ -3,7 +3,7 @@
 What: everything of the table `gpu` that NVML knows. Source: prepared calls into libnvidia-ml; GPM where there
 is one, else the driver's utilisation samples; slices have memory, processes and GPM of their own, the rest
 belongs to their GPU. nvmlDeviceGetPcieThroughput is never called: it sleeps 20 ms. Processes are those with a
-compute context. Cost: 60 us a tick on top of the driver. Privilege: none; see gpm for what may need root.
+compute context. Cost: 40 us a tick on top of the driver. Privilege: none; see gpm for what may need root.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Device:
             if self.gpm is None or self.gpm.failing:
                 self._store_utilization(now)
             else:
-                self._utilization.restart()
+                self._utilization.restart(now)
         self._ticked = now
 
     def _open_gpm(self, now: float) -> None:

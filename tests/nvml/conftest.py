@@ -13,6 +13,8 @@ import pytest
 from wellfed.collectors.nvml import Nvml
 from wellfed.collectors.registry import Roots, Row
 
+#: Of the repository, for processes that tests start.
+ROOT = str(Path(__file__).parents[2])
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 
 #: Metrics of a GPU that trains: graphics 80 %, SM 50 %, occupancy 30 %, tensor 20 %, DRAM 40 %, PCIe, NVLink.

@@ -101,6 +101,14 @@ def test_without_samples_the_utilisation_rate_is_held(node: Node) -> None:
     assert values["idle_seconds"] == values["observed_seconds"]
 
 
+def test_a_driver_that_takes_no_samples_for_a_while_is_asked_for_the_rate(node: Node) -> None:
+    node.script({"gpm": 0, "nvmlDeviceGetSamples": 6})
+    values = node.until(sampled)[GPU0].values
+    assert values["active_seconds"] == pytest.approx(0.5 * (values["observed_seconds"] or 0.0))
+    node.script({"nvmlDeviceGetSamples": None})
+    node.until(lambda rows: sampled(rows, seconds=(values["observed_seconds"] or 0.0) + 0.5))
+
+
 def test_the_pcie_throughput_call_that_sleeps_is_never_made(node: Node) -> None:
     node.script(gpm=0)
     node.until(sampled)
