@@ -38,6 +38,7 @@ _GAUGES: tuple[tuple[str, tuple[str, ...], int | None, str, float, bool], ...] =
 )
 _THERMAL = pynvml.nvmlClocksThrottleReasonSwThermalSlowdown | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
 _HARD_THERMAL = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+_POWER = pynvml.nvmlClocksThrottleReasonSwPowerCap
 _BRAKE = pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
 _UNREADY_FABRIC = {
     pynvml.NVML_GPU_FABRIC_STATE_NOT_STARTED: "the fabric manager has not started on it",
@@ -189,6 +190,9 @@ class Device:
         slowed = seconds if reasons & (_HARD_THERMAL if counted else _THERMAL) else 0.0
         self._sum("throttle_thermal_seconds", max(thermal if counted else 0.0, slowed), known or counted)
         self._sum("throttle_brake_seconds", seconds if reasons & _BRAKE else 0.0, known)
+        capped = self.row[INDEX["throttle_power_seconds"]]
+        if capped != capped:
+            self._sum("throttle_power_seconds", seconds if reasons & _POWER else 0.0, known)
 
     def _sum(self, column: str, grown: float, known: bool) -> None:
         place = INDEX[column]

@@ -140,6 +140,11 @@ def test_time_under_the_brake_and_hot_is_summed(node: Node) -> None:
     node.until(lambda rows: (rows[GPU0].values["throttle_thermal_seconds"] or 0) >= 5)
 
 
+def test_without_its_counter_time_under_the_power_cap_is_summed_from_the_bits(node: Node) -> None:
+    node.script({"field:74": 3, "reasons": 0x4})
+    node.until(lambda rows: rows and (rows[GPU0].values.get("throttle_power_seconds") or 0) > 0.2)
+
+
 def test_xids_are_counted_as_they_happen(node: Node) -> None:
     node.until(sampled)
     node.script({"xid:1": 79, "serial": 1})
