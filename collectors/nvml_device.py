@@ -3,7 +3,7 @@
 What: everything of the table `gpu` that NVML knows. Source: prepared calls into libnvidia-ml; GPM where there
 is one, else the driver's utilisation samples; slices have memory, processes and GPM of their own, the rest
 belongs to their GPU. nvmlDeviceGetPcieThroughput is never called: it sleeps 20 ms. Processes are those with a
-compute context. Cost: 60 us a tick on top of the driver. Privilege: none; see gpm for what may need root.
+compute context. Cost: 40 us a tick on top of the driver. Privilege: none; see gpm for what may need root.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _GAUGES: tuple[tuple[str, tuple[str, ...], int | None, str, float, bool], ...] =
 )
 _THERMAL = pynvml.nvmlClocksThrottleReasonSwThermalSlowdown | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
 _HARD_THERMAL = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+_POWER = pynvml.nvmlClocksThrottleReasonSwPowerCap
 _BRAKE = pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
 _UNREADY_FABRIC = {
     pynvml.NVML_GPU_FABRIC_STATE_NOT_STARTED: "the fabric manager has not started on it",
@@ -150,7 +151,7 @@ class Device:
             if self.gpm is None or self.gpm.failing:
                 self._store_utilization(now)
             else:
-                self._utilization.restart()
+                self._utilization.restart(now)
         self._ticked = now
 
     def _open_gpm(self, now: float) -> None:
@@ -189,6 +190,9 @@ class Device:
         slowed = seconds if reasons & (_HARD_THERMAL if counted else _THERMAL) else 0.0
         self._sum("throttle_thermal_seconds", max(thermal if counted else 0.0, slowed), known or counted)
         self._sum("throttle_brake_seconds", seconds if reasons & _BRAKE else 0.0, known)
+        capped = self.row[INDEX["throttle_power_seconds"]]
+        if capped != capped:
+            self._sum("throttle_power_seconds", seconds if reasons & _POWER else 0.0, known)
 
     def _sum(self, column: str, grown: float, known: bool) -> None:
         place = INDEX[column]

@@ -4,7 +4,8 @@ What: one prepared buffer for nvmlDeviceGetFieldValues, filled again at each tic
 values. Fields the GPU does not have are left out of the buffer; all are asked again each minute.
 Cost: one call of 6 us plus what the driver needs (not measured on hardware). Privilege: none.
 
-Units: energy mJ, throttling ns, NVLink KiB (scope UINT_MAX = all links), power mW, PCIe bytes.
+Units, by NVML's header and not checked on hardware: energy mJ, throttling ns, NVLink KiB (scope UINT_MAX is
+all links), power mW, PCIe bytes.
 PCIe bytes come from here only where GPM does not give them: 0.2 to 0.4 ms a field, reported by others.
 The brake's and the thermal slowdown's own nanosecond fields are not used: their numbers moved between driver
 branches (251..253 in 575 and 580, 269..271 later, power smoothing in 570), so the same number means something

@@ -3,13 +3,15 @@ reads.
 
 What: utilisation (share of the sample period with a kernel resident) integrated over the driver's own
 samples, power averaged over them. Source: nvmlDeviceGetSamples, 1/6 s to 1 s apart, a ring of about 100;
-where a GPU has none, nvmlDeviceGetUtilizationRates held since the last read. Cost: one call into a prepared
-buffer. Privilege: none. Spinning, SM, tensor and memory activity stay null: utilisation cannot tell them.
+where a GPU has none, or gives none for two seconds, nvmlDeviceGetUtilizationRates held since the last read.
+Cost: one call into a prepared buffer. Privilege: none. Spinning, SM, tensor and memory activity stay null:
+utilisation cannot tell them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import time
 from array import array
 from struct import Struct
 
@@ -118,15 +120,19 @@ class Utilization:
         )
         self._last = 0
         self._held = 0.0
+        self._heard = time.monotonic()
 
     def tick(self, now: float) -> bool:
         """Adds what happened since the last tick. False when this GPU tells nothing now."""
-        if self._samples.supported:
-            found = self._samples.read(now)
+        found = self._samples.read(now) if self._samples.supported else []
+        if found:
+            self._heard = now
+            self._held = 0.0
             self._last, *grown = integrate(found, self._last)
-            if found or self._samples.supported:
-                self._add(*grown)
-                return self._last > 0
+            self._add(*grown)
+            return True
+        if self._samples.supported and now - self._heard < _HOLE / 1e6:
+            return self._last > 0
         if not self._call.run(now):
             self._held = 0.0
             return False
@@ -136,9 +142,10 @@ class Utilization:
         self._add(seconds, share * seconds, seconds if share < 0.05 else 0.0)
         return True
 
-    def restart(self) -> None:
+    def restart(self, now: float) -> None:
         """Something better covers this time: what the driver keeps of it must not count again."""
         self._last = 0
+        self._heard = now
         self._held = 0.0
 
     def _add(self, observed: float, active: float, idle: float) -> None:

@@ -13,6 +13,8 @@ import pytest
 from wellfed.collectors.nvml import Nvml
 from wellfed.collectors.registry import Roots, Row
 
+#: Of the repository, for processes that tests start.
+ROOT = str(Path(__file__).parents[2])
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 
 #: Metrics of a GPU that trains: graphics 80 %, SM 50 %, occupancy 30 %, tensor 20 %, DRAM 40 %, PCIe, NVLink.
@@ -60,7 +62,7 @@ class Node:
             "FAKE_NVML_CONTROL": str(self._control),
             "FAKE_NVML_LOG": str(self.log),
         }
-        self.collector = Nvml(self.environment, hang=0.4, opening=2.0, tick=0.1, retry=0.02)
+        self.collector = Nvml(self.environment, hang=0.8, opening=4.0, tick=0.1, retry=0.02)
         self.slowest = 0.0
 
     def script(self, changes: dict[str, object] | None = None, **more: object) -> None:

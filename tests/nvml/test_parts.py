@@ -7,12 +7,15 @@ import itertools
 import math
 import os
 import struct
+import subprocess
+import sys
 from array import array
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.nvml.conftest import ROOT
 from wellfed.collectors import gpm, nvml_fields, nvml_page, nvml_samples, nvml_session
 from wellfed.collectors.nvml import Monotone
 from wellfed.collectors.nvml_calls import Problems
@@ -120,6 +123,14 @@ def test_the_same_problem_on_many_gpus_is_told_once() -> None:
         ("GPU-0 and 7 more: gpm: no permission", "be root"),
         ("GPU-3: fields: timed out", ""),
     ]
+
+
+def test_the_agents_side_does_not_load_the_driver_bindings() -> None:
+    program = "import sys, wellfed.collectors.nvml; print({'pynvml', 'grpc', 'polars'} & {*sys.modules})"
+    command = [sys.executable, "-c", program]
+    environment = dict(os.environ) | {"PYTHONPATH": ROOT}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def page() -> tuple[int, nvml_page.Writer, nvml_page.Reader]:

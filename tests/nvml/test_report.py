@@ -6,21 +6,18 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.nvml.conftest import Node
+from tests.nvml.conftest import ROOT, Node
 from wellfed.collectors.nvml import Nvml
 from wellfed.collectors.registry import Roots, Row
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "wellfed.collectors.nvml_report"]
     return subprocess.run(
-        command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+        command, env=environment | {"PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=120
     )
 
 

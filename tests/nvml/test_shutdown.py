@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.nvml.conftest import Node
+from tests.nvml.conftest import ROOT, Node
 
 #: An agent of one collector: prints the worker's pid once it has rows or the driver hangs, ends on SIGTERM.
 AGENT = """
@@ -39,7 +38,7 @@ def agent(node: Node, request: pytest.FixtureRequest) -> Iterator[tuple[subproce
         node.script({request.param: "hang"})
     process = subprocess.Popen(
         [sys.executable, "-c", AGENT, node.roots.proc, node.roots.sys],
-        env=node.environment | {"PYTHONPATH": os.getcwd()},
+        env=node.environment | {"PYTHONPATH": ROOT},
         stdout=subprocess.PIPE,
         text=True,
     )

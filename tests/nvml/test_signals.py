@@ -101,6 +101,14 @@ def test_without_samples_the_utilisation_rate_is_held(node: Node) -> None:
     assert values["idle_seconds"] == values["observed_seconds"]
 
 
+def test_a_driver_that_takes_no_samples_for_a_while_is_asked_for_the_rate(node: Node) -> None:
+    node.script({"gpm": 0, "nvmlDeviceGetSamples": 6})
+    values = node.until(sampled)[GPU0].values
+    assert values["active_seconds"] == pytest.approx(0.5 * (values["observed_seconds"] or 0.0))
+    node.script({"nvmlDeviceGetSamples": None})
+    node.until(lambda rows: sampled(rows, seconds=(values["observed_seconds"] or 0.0) + 0.5))
+
+
 def test_the_pcie_throughput_call_that_sleeps_is_never_made(node: Node) -> None:
     node.script(gpm=0)
     node.until(sampled)
@@ -130,6 +138,11 @@ def test_time_under_the_brake_and_hot_is_summed(node: Node) -> None:
     node.script(reasons=0)
     node.script({"value:75": 5_000_000_000})
     node.until(lambda rows: (rows[GPU0].values["throttle_thermal_seconds"] or 0) >= 5)
+
+
+def test_without_its_counter_time_under_the_power_cap_is_summed_from_the_bits(node: Node) -> None:
+    node.script({"field:74": 3, "reasons": 0x4})
+    node.until(lambda rows: rows and (rows[GPU0].values.get("throttle_power_seconds") or 0) > 0.2)
 
 
 def test_xids_are_counted_as_they_happen(node: Node) -> None:
