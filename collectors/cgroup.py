@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from wellfed.collectors.files import read
 from wellfed.collectors.pressure import parse as parse_pressure
 from wellfed.collectors.registry import Roots, Row, register
 
-__all__ = ["Cgroup", "Identity", "identify", "job_of", "note", "parse_membership"]
+__all__ = ["Cgroup", "Identity", "identify", "job_of", "parse_membership"]
 
 #: Seconds between two walks of the tree for new and ended jobs.
 WALK_INTERVAL = 10.0
@@ -31,9 +31,6 @@ _DOCKER = re.compile(r"(?:/docker/|/docker-)([0-9a-f]{64})")
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope))(?=/|$)")
 #: systemd units that hold the machine or a login, not a job.
 _SYSTEM = re.compile(r"^(init|session-.*|user@\d+|slurmstepd|systemd-.*|dbus.*|user-runtime-dir@.*)\.")
-
-#: Jobs that hold a GPU or report steps. Of systemd's units only these are rows; the rest runs the machine.
-_noted: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +92,6 @@ def job_of(roots: Roots, pid: int) -> str | None:
     return identity.job if identity else None
 
 
-def note(job: str) -> None:
-    """Says that a job matters: it holds a GPU or reports steps."""
-    if len(_noted) < MAX_JOBS:
-        _noted.add(job)
-
-
 @dataclass(slots=True)
 class _Job:
     identity: Identity
@@ -127,9 +118,9 @@ class Cgroup:
         """One row a job."""
         root = f"{roots.sys}/fs/cgroup"
         if time.monotonic() - self._walked >= WALK_INTERVAL:
-            self._jobs = _walk(root)
+            self._jobs = _walk(root, roots.board.jobs)
             self._walked = time.monotonic()
-        rows = [row for job in self._jobs.values() if (row := _row(job)) is not None]
+        rows = [row for job in self._jobs.values() if (row := _row(job, roots.board.names)) is not None]
         self.reason = (
             "" if rows else f"no job below {root}: no pod, Slurm job, container or service unit of its own"
         )
@@ -137,7 +128,8 @@ class Cgroup:
         return rows
 
 
-def _walk(root: str) -> dict[str, _Job]:
+def _walk(root: str, wanted: Set[str]) -> dict[str, _Job]:
+    """All jobs below root; of systemd's units only the wanted ones, the rest runs the machine."""
     jobs: dict[str, _Job] = {}
     unified = os.path.exists(f"{root}/cgroup.controllers")
     trees = (
@@ -151,7 +143,7 @@ def _walk(root: str) -> dict[str, _Job]:
             path, depth = pending.pop()
             identity = identify(path) if path else None
             if identity is not None and identity.path == path:
-                if identity.kind != "systemd" or identity.job in _noted:
+                if identity.kind != "systemd" or identity.job in wanted:
                     job = jobs.setdefault(identity.job, _Job(identity))
                     job.folders.setdefault(controller, tree + path)
                 continue
@@ -168,7 +160,7 @@ def _folders(path: str) -> list[str]:
         return []
 
 
-def _row(job: _Job) -> Row | None:
+def _row(job: _Job, names: Mapping[str, str]) -> Row | None:
     values: dict[str, float | None] = {}
     for controller, folder in job.folders.items():
         try:
@@ -182,9 +174,8 @@ def _row(job: _Job) -> Row | None:
         return None
     values["started_seconds"] = job.started
     identity = job.identity
-    return Row(
-        "job", (identity.job,), values, {"kind": identity.kind, "name": identity.job.partition(":")[2]}
-    )
+    job_id = names.get(identity.job, identity.job)
+    return Row("job", (job_id,), values, {"kind": identity.kind, "name": job_id.partition(":")[2] or job_id})
 
 
 def _unified(folder: str) -> dict[str, float | None]:

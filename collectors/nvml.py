@@ -96,8 +96,8 @@ class Nvml:
         return self._watchdog.stuck
 
     def holders(self) -> dict[str, list[int]]:
-        """Processes with a compute context, by GPU or slice, as of the last read. PIDs as the driver tells
-        them.
+        """Processes with a compute context, by GPU or slice, as the driver last told: while it hangs, that is
+        a while ago.
         """
         return {gpu: list(pids) for gpu, pids in self._pids.items()}
 
@@ -119,7 +119,6 @@ class Nvml:
         self._watchdog.supervise(roots, clock)
         found = self._watchdog.snapshot()
         if found is None or clock - found[1].taken > _STALE:
-            self._pids.clear()
             self.reason, self.remedy = self._watchdog.reason, self._watchdog.remedy
             return [Row("gpu", (gpu,), {}, dict(info)) for gpu, info in self._known.items()]
         return self._rows(*found)

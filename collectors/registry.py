@@ -14,15 +14,20 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Protocol, TypeVar
 
+from wellfed.collectors.board import Board
+
 __all__ = ["COLLECTORS", "Collector", "Roots", "Row", "load", "register"]
 
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """Where procfs and sysfs are mounted; a test or a container points them elsewhere."""
+    """Where procfs and sysfs are mounted, a test or a container points them elsewhere; and the board on which
+    the sources of one agent tell each other who holds what.
+    """
 
     proc: str = "/proc"
     sys: str = "/sys"
+    board: Board = field(default_factory=Board, compare=False)
 
 
 @dataclass(slots=True)
@@ -49,6 +54,9 @@ class Collector(Protocol):
     name: as in the `collector` table. interval: seconds between reads. deadline: seconds after which a read
     counts as stuck. tables: the tables it fills. reason: why it yields nothing here, "" while it does.
     remedy: the exact thing to do about that reason, "" where nothing can be done.
+
+    It may also have `close()`, called once at the end; `stuck`, True while something it watches hangs though
+    its reads return; and `holders()`, the process ids by GPU, which the sampler puts on the board.
     """
 
     reason: str
@@ -85,7 +93,19 @@ def register(factory: _C) -> _C:
 
 #: Modules of this folder that are not sources.
 _PLUMBING = frozenset(
-    {"agent", "catalog", "columns", "doctor", "files", "names", "registry", "sampler", "unwrap"}
+    {
+        "agent",
+        "board",
+        "catalog",
+        "columns",
+        "doctor",
+        "files",
+        "names",
+        "processes",
+        "registry",
+        "sampler",
+        "unwrap",
+    }
     | {"destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}
     | {"gpm", "nvml_calls", "nvml_device", "nvml_fields", "nvml_page", "nvml_samples"}
     | {"nvml_report", "nvml_session", "nvml_watchdog", "nvml_worker", "nvml_xid"}

@@ -71,9 +71,13 @@ class Slot:
         else:
             self.rows = self._integrate(rows, monotonic)
             self.reason = self.collector.reason
-            self.success = not self.reason
+            # A reason beside measured rows is a part that is missing, not a failure.
+            self.success = not self.reason or any(row.values or row.levels for row in rows)
             if self.success:
                 self.last_success = now
+            holders = getattr(self.collector, "holders", None)
+            if holders is not None:
+                roots.board.hold(self.collector.name, holders())
         finally:
             self.read_at = now
             self.duration = time.monotonic() - monotonic
@@ -112,14 +116,15 @@ class Slot:
         """The collector's own row of the `collector` table."""
         busy = self.busy_since
         running = 0.0 if busy is None else monotonic - busy
-        stuck = running > self.collector.deadline
-        reason = f"read has not returned for {running:.0f} s" if stuck else self.reason
+        late = running > self.collector.deadline
+        stuck = late or bool(getattr(self.collector, "stuck", False))
+        reason = f"read has not returned for {running:.0f} s" if late else self.reason
         return Row(
             "collector",
             (self.collector.name,),
             {
                 "success": float(self.success and not stuck),
-                "duration_seconds": running if stuck else self.duration,
+                "duration_seconds": running if late else self.duration,
                 "last_success_seconds": self.last_success,
                 "stuck": float(stuck),
                 "errors": float(self.errors),

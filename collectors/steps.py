@@ -15,8 +15,10 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from wellfed.collectors.board import Rank
 from wellfed.collectors.catalog import TABLES
-from wellfed.collectors.cgroup import job_of, note
+from wellfed.collectors.cgroup import job_of
+from wellfed.collectors.processes import launcher
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Steps", "parse"]
@@ -51,9 +53,10 @@ def parse(datagram: bytes) -> tuple[dict[str, str], dict[str, float]]:
 
 
 @dataclass(slots=True)
-class _Rank:
+class _Heard:
     row: Row
-    heard: float
+    at: float
+    rank: Rank
 
 
 @register
@@ -71,7 +74,7 @@ class Steps:
         self.path = path or _default_path()
         self.refused = 0
         self._socket: socket.socket | None = None
-        self._ranks: dict[tuple[str, str, int], _Rank] = {}
+        self._ranks: dict[tuple[str, str, int], _Heard] = {}
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """One row a rank heard lately."""
@@ -91,8 +94,9 @@ class Steps:
                 self.refused += 1
                 continue
             self._keep(roots, texts, values, pid, now)
-        for key in [key for key, rank in self._ranks.items() if now - rank.heard > EXPIRY]:
+        for key in [key for key, rank in self._ranks.items() if now - rank.at > EXPIRY]:
             del self._ranks[key]
+        roots.board.ranks = tuple(heard.rank for heard in self._ranks.values())
         self.reason = "" if self._ranks else f"no training loop reports to {self.path}"
         self.remedy = "" if self._ranks else "wrap the loader: for batch in wellfed.watch(loader)"
         return [rank.row for rank in self._ranks.values()]
@@ -108,8 +112,8 @@ class Steps:
     def _keep(
         self, roots: Roots, texts: dict[str, str], values: dict[str, float], pid: int, now: float
     ) -> None:
-        job = texts.get("job") or job_of(roots, pid) or f"process:{pid}"
-        note(job)
+        found = job_of(roots, pid) or f"process:{launcher(roots.proc, pid)}"
+        job = texts.get("job") or roots.board.names.get(found, found)
         rank = texts.get("rank", "0")
         key = (job, rank, pid)
         for other in [k for k in self._ranks if k[:2] == key[:2] and k != key]:
@@ -119,7 +123,8 @@ class Steps:
             self.refused += 1
             return
         info = {name: text for name, text in texts.items() if name in ("gpu", "run")}
-        self._ranks[key] = _Rank(Row("step", (job, rank), dict(values), info), now)
+        said = Rank(job, rank, info.get("gpu", ""), pid, found)
+        self._ranks[key] = _Heard(Row("step", (job, rank), dict(values), info), now, said)
 
 
 def _default_path() -> str:

@@ -1,0 +1,46 @@
+"""What the sources of one agent tell each other about who holds which device.
+
+Drivers know processes, a scheduler knows what it granted, training loops name their rank and GPU; each writes
+its own entry, whole, and `holders` reads them all. No entry is ever changed in place, so no lock is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Board", "Rank"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A rank of a training loop as it told itself. gpu: "" where it did not say; pid: 0 where unknown; found:
+    the job by its process, which differs from `job` where the loop was given a name (WELLFED_JOB).
+    """
+
+    job: str
+    rank: str
+    gpu: str
+    pid: int
+    found: str = ""
+
+
+@dataclass(slots=True)
+class Board:
+    """One agent's. held: pids by GPU, by source. granted: job by GPU ("" = free), by scheduler. ranks: of
+    the loops heard lately. jobs: every job that holds a GPU or reports steps.
+    """
+
+    held: dict[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    granted: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    ranks: tuple[Rank, ...] = ()
+    jobs: frozenset[str] = frozenset()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def hold(self, source: str, holders: Mapping[str, Iterable[int]]) -> None:
+        """Replaces what one source knows: the processes with a context, by GPU (none is known too)."""
+        self.held[source] = {gpu: tuple(pids) for gpu, pids in holders.items()}
+
+    def grant(self, scheduler: str, jobs: Mapping[str, str]) -> None:
+        """Replaces what one scheduler says: the job of each GPU it manages, "" for a free one."""
+        self.granted[scheduler] = dict(jobs)
