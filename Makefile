@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test check lint types docs golden pictures score gpu packages clean
+.PHONY: up demo test check lint types docs golden pictures score gpu bench-agent packages clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -50,6 +50,10 @@ clean:
 # What the driver of this machine's GPUs answers, how fast, and to whom.
 gpu: $(BASE)
 	$(PY) -m wellfed.collectors.nvml_report
+
+# What the agent costs beside node_exporter on the same large node, in one run.
+bench-agent: $(DEV) packages
+	$(PY) bench/agent.py
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score

@@ -6,7 +6,6 @@ Needs no privilege; what a missing one costs is what `wellfed doctor` says. Impo
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import socket
 import sys
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from wellfed import __version__
 from wellfed.collectors import registry
-from wellfed.collectors.destination import destination, resource
-from wellfed.collectors.exposition import OPENMETRICS, TEXT, number, render
+from wellfed.collectors.destination import destination, interval, resource
+from wellfed.collectors.exposition import OPENMETRICS, TEXT, Exposition
 from wellfed.collectors.http import Endpoint, Request, Response
 from wellfed.collectors.registry import Collector, Roots
 from wellfed.collectors.sampler import Sampler
+from wellfed.collectors.selfcost import Marker, families, profile
 from wellfed.collectors.spool import Spool
 from wellfed.collectors.web import Web
 from wellfed.errors import UserError
@@ -29,6 +29,9 @@ from wellfed.errors import UserError
 if TYPE_CHECKING:
     # Protobuf costs 15 MiB; an agent that only serves /metrics does without.
     from wellfed.collectors.publisher import Publisher
+
+#: Seconds that --self-profile watches.
+PROFILED = 10.0
 
 __all__ = ["agent", "choose", "host_name", "metrics", "otlp", "roots_of"]
 
@@ -39,16 +42,25 @@ def agent(options: Mapping[str, object]) -> int:
     roots = roots_of(options)
     if options.get("once"):
         sampler = Sampler(collectors, roots)
-        sys.stdout.buffer.write(render(sampler.read_once().rows, extra=_build_info(openmetrics=False)))
+        rows = sampler.read_once().rows
+        sys.stdout.buffer.write(Exposition(labels=_labels(options)).render(rows, families(())))
         sys.stdout.flush()
         sampler.stop(timeout=0)
         return 0
-    publisher = otlp(options)
-    sampler = Sampler(collectors, roots, on_window=publisher.publish if publisher else None)
-    endpoint = metrics(sampler, options, publisher)
     stop = threading.Event()
-    for number_ in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number_, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if options.get("self_profile"):
+        sampler = Sampler(collectors, roots)
+        sampler.start()
+        profile(sampler.slots, stop, PROFILED)
+        sampler.stop()
+        return 0
+    publisher = otlp(options)
+    marker = Marker(str(options.get("spool") or ""))
+    window = interval(os.environ)
+    sampler = Sampler(collectors, roots, window, on_window=publisher.publish if publisher else None)
+    endpoint = metrics(sampler, options, publisher, marker)
     sampler.start()
     endpoint.start()
     if publisher:
@@ -60,6 +72,7 @@ def agent(options: Mapping[str, object]) -> int:
     sampler.stop()
     if publisher:
         publisher.close()
+    marker.close()
     return 0
 
 
@@ -87,14 +100,20 @@ def host_name(options: Mapping[str, object]) -> str:
     return str(options.get("host") or socket.gethostname())
 
 
-def metrics(sampler: Sampler, options: Mapping[str, object], publisher: Publisher | None = None) -> Endpoint:
+def metrics(
+    sampler: Sampler,
+    options: Mapping[str, object],
+    publisher: Publisher | None = None,
+    marker: Marker | None = None,
+) -> Endpoint:
     """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages."""
+    labels = _labels(options)
+    formats = {openmetrics: Exposition(openmetrics, labels) for openmetrics in (False, True)}
 
     def scrape(request: Request) -> Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
-        window = sampler.snapshot(time.time())
-        extra = _build_info(openmetrics) + (publisher.lines(openmetrics) if publisher else [])
-        body = render(window.rows, openmetrics, extra)
+        more = families(sampler.slots, marker) + (publisher.families() if publisher else [])
+        body = formats[openmetrics].render(sampler.snapshot(time.time()).rows, more)
         return Response(body, OPENMETRICS if openmetrics else TEXT)
 
     def ready(_: Request) -> Response:
@@ -130,11 +149,5 @@ def otlp(options: Mapping[str, object]) -> Publisher | None:
     return Publisher(to, spool, resource(host_name(options), __version__, os.environ))
 
 
-def _build_info(openmetrics: bool) -> list[str]:
-    family = "wellfed_build" if openmetrics else "wellfed_build_info"
-    python = platform.python_version()
-    return [
-        f"# HELP {family} Version of the agent",
-        f"# TYPE {family} {'info' if openmetrics else 'gauge'}",
-        f'wellfed_build_info{{version="{__version__}",python="{python}"}} {number(1)}',
-    ]
+def _labels(options: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [("hostname", host_name(options))] if options.get("hostname_label") else []

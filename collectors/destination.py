@@ -1,8 +1,8 @@
 """Where OTLP goes and who we say we are, from --otlp-endpoint and the standard OpenTelemetry variables.
 
 OTEL_EXPORTER_OTLP_[METRICS_]{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,CERTIFICATE,CLIENT_KEY,
-CLIENT_CERTIFICATE}, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES. Source: the OpenTelemetry specification,
-"OTLP Exporter configuration".
+CLIENT_CERTIFICATE}, OTEL_METRIC_EXPORT_INTERVAL, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES. Source: the
+OpenTelemetry specification, "OTLP Exporter configuration".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from wellfed.errors import UserError
 
-__all__ = ["Destination", "destination", "resource"]
+__all__ = ["Destination", "destination", "interval", "resource"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,16 @@ def destination(endpoint: str | None, environ: Mapping[str, str]) -> Destination
         variable("CLIENT_KEY"),
         variable("CLIENT_CERTIFICATE"),
     )
+
+
+def interval(environ: Mapping[str, str]) -> float:
+    """Seconds of a window: OTEL_METRIC_EXPORT_INTERVAL (milliseconds) or 10. Raises UserError."""
+    text = environ.get("OTEL_METRIC_EXPORT_INTERVAL", "")
+    if not text:
+        return 10.0
+    if not text.isdigit() or not 1000 <= int(text) <= 60_000:
+        raise UserError(f"OTEL_METRIC_EXPORT_INTERVAL is {text!r}: write milliseconds from 1000 to 60000")
+    return int(text) / 1000
 
 
 def resource(host: str, version: str, environ: Mapping[str, str]) -> dict[str, str]:

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 
 from wellfed.collectors.agent import choose, roots_of
 from wellfed.collectors.registry import Collector, Roots
-from wellfed.collectors.sampler import Sampler, Slot
+from wellfed.collectors.sampler import Sampler
+from wellfed.collectors.slot import Slot
 
 __all__ = ["Finding", "doctor", "examine", "render"]
 

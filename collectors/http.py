@@ -7,6 +7,7 @@ else, and is closed after a deadline. Listens on loopback unless told otherwise.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gzip
 import logging
@@ -28,6 +29,8 @@ log = logging.getLogger("wellfed.http")
 REQUEST_TIMEOUT = 8.0
 #: Seconds an idle connection is kept for the next scrape.
 IDLE_TIMEOUT = 75.0
+#: Seconds that closing waits for requests under way.
+LONGEST_CLOSE = 1.0
 MAX_CONNECTIONS = 512
 MAX_HEADER_BYTES = 16 * 1024
 
@@ -104,6 +107,13 @@ class Endpoint:
         server.close()
         for writer in list(self._open):
             writer.transport.abort()
+        # Left running they would be cancelled, which asyncio reports as an error.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied(), LONGEST_CLOSE)
+
+    async def _emptied(self) -> None:
+        while self._open:
+            await asyncio.sleep(0.01)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS:

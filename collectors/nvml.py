@@ -95,6 +95,11 @@ class Nvml:
         """True from the moment a worker hangs in the driver until another one delivers."""
         return self._watchdog.stuck
 
+    @property
+    def worker_cpu_seconds(self) -> float:
+        """CPU time of the worker processes so far."""
+        return self._watchdog.cpu_seconds
+
     def holders(self) -> dict[str, list[int]]:
         """Processes with a compute context, by GPU or slice, as the driver last told: while it hangs, that is
         a while ago.

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import wellfed
 from wellfed.collectors import nvml_page
 from wellfed.collectors.nvml_page import OPENING, Snapshot
+from wellfed.collectors.processes import stat
 from wellfed.collectors.registry import Roots
 
 __all__ = ["Watchdog"]
@@ -103,11 +104,24 @@ class Watchdog:
         self._backoff = retry
         self._reopen = 10.0 * retry
         self._next_start = 0.0
+        self._looked_at = 0
+        self._ended_seconds = self._worker_seconds = 0.0
 
     @property
     def running(self) -> bool:
         """Whether there is a worker now."""
         return self._worker is not None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all workers so far, as far as it was looked at while they ran."""
+        found = stat("/proc", self._worker.process.pid) if self._worker is not None else None
+        if found is not None:
+            if found.started != self._looked_at:
+                self._ended_seconds += self._worker_seconds
+                self._looked_at = found.started
+            self._worker_seconds = found.cpu_seconds
+        return self._ended_seconds + self._worker_seconds
 
     def snapshot(self) -> tuple[int, Snapshot] | None:
         """The newest rows and the worker they are from: the one that runs, or one that left by itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wellfed.collectors.destination import Destination
-from wellfed.collectors.exposition import number
+from wellfed.collectors.exposition import Family
 from wellfed.collectors.otlp import Encoder
 from wellfed.collectors.push import Pusher
 from wellfed.collectors.sampler import Window
@@ -35,8 +35,8 @@ class Publisher:
         """Stops sending; what is left waits in the spool for the next run."""
         self._pusher.close()
 
-    def lines(self, openmetrics: bool) -> list[str]:
-        """Exposition lines about delivery."""
+    def families(self) -> list[Family]:
+        """How delivery fares, for /metrics."""
         pusher, spool = self._pusher, self.spool
         counters = {
             "sent": ("Windows acknowledged by the receiver", pusher.sent),
@@ -46,19 +46,15 @@ class Publisher:
             "dropped": ("Windows given up because the spool was full or they were too old", spool.dropped),
             "corrupt": ("Spooled windows lost to a damaged file", spool.corrupt),
         }
-        gauges = {
+        gauges: dict[str, tuple[str, float | None]] = {
             "spool_records": ("Windows that wait for delivery", len(spool)),
             "spool_bytes": ("Bytes that wait for delivery", spool.size),
-            "spool_degraded": ("1 while the spool is kept in memory", float(bool(spool.degraded))),
+            "spool_degraded": ("1 while the spool is kept in memory", bool(spool.degraded)),
             "last_success_seconds": ("Epoch of the last acknowledgement", pusher.last_success),
         }
-        lines = []
-        for name, (text, value) in counters.items():
-            sample = f"wellfed_export_{name}_total"
-            family = sample.removesuffix("_total") if openmetrics else sample
-            lines += [f"# HELP {family} {text}", f"# TYPE {family} counter", f"{sample} {number(value)}"]
-        for name, (text, gauge) in gauges.items():
-            if gauge is not None:
-                family = f"wellfed_export_{name}"
-                lines += [f"# HELP {family} {text}", f"# TYPE {family} gauge", f"{family} {number(gauge)}"]
-        return lines
+        return [
+            Family(f"wellfed_export_{name}", kind, text, [("", float(value))])
+            for kind, found in (("counter", counters), ("gauge", gauges))
+            for name, (text, value) in found.items()
+            if value is not None
+        ]

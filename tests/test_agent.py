@@ -19,7 +19,7 @@ NODE = HERE / "fixtures" / "node"
 GOLDEN = HERE / "golden" / "scrape.txt"
 HOST_SOURCES = "cpu,disk,ethtool,infiniband,lustre,memory,mountstats,network,nvidia_fs,pressure"
 #: Different at every run: how long reads took and when, and versions.
-MOVING = re.compile(r"(wellfed_collector_(duration|last_success)_seconds|wellfed_build_info)\{")
+MOVING = re.compile(r"(wellfed_collector_(duration|last_success)_seconds|wellfed_build_info)\{|process_")
 
 
 def once(capsysbinary: pytest.CaptureFixture[bytes], root: Path, *more: str) -> str:

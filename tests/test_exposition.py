@@ -10,8 +10,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
 from wellfed.collectors.catalog import TABLES
-from wellfed.collectors.exposition import number, render
+from wellfed.collectors.exposition import Exposition, Family, labelled, number
 from wellfed.collectors.registry import Row
+
+
+def render(found: list[Row], openmetrics: bool = False) -> bytes:
+    return Exposition(openmetrics).render(found)
+
 
 values = st.one_of(st.none(), st.floats(0, 1e18), st.integers(0, 2**53).map(float))
 text = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r"), min_size=1, max_size=12)
@@ -85,3 +90,30 @@ def test_numbers_are_exact() -> None:
     assert number(922159499729932.0) == "922159499729932"
     assert float(number(0.1)) == 0.1
     assert [number(x) for x in (math.nan, math.inf, -math.inf)] == ["NaN", "+Inf", "-Inf"]
+
+
+@given(st.lists(rows(), min_size=2, max_size=5))
+def test_a_kept_template_never_shows_what_was_measured_before(windows: list[list[Row]]) -> None:
+    kept = Exposition()
+    for window in windows:
+        for moved in (0.0, 1.0):
+            found = [
+                Row(
+                    r.table, r.key, {n: None if v is None else v + moved for n, v in r.values.items()}, r.info
+                )
+                for r in window
+            ]
+            assert kept.render(found) == Exposition().render(found)
+
+
+def test_a_label_for_the_host_is_on_every_sample_and_per_cent_signs_survive() -> None:
+    found = [Row("disk", ("100%s",), {"reads": 1.0}), Row("collector", ("cpu",), {}, {"reason": "5 % left"})]
+    more = [Family("wellfed_agent_x", "counter", "A thing", [(labelled([("a", "b")]), 2.0), ("", 3.0)])]
+    body = Exposition(labels=[("hostname", "n1")]).render(found, more).decode()
+    assert 'wellfed_disk_reads_total{device="100%s",hostname="n1"} 1\n' in body
+    assert 'wellfed_agent_x_total{a="b",hostname="n1"} 2\n' in body
+    assert 'wellfed_agent_x_total{hostname="n1"} 3\n' in body
+    samples = [line for line in body.splitlines() if not line.startswith("#")]
+    assert all('hostname="n1"' in line for line in samples)
+    body = Exposition(openmetrics=True).render(found, more).decode()
+    assert {f.name for f in openmetrics_families(body)} >= {"wellfed_agent_x", "wellfed_disk_reads"}

@@ -18,7 +18,7 @@ from wellfed.collectors.cgroup import Cgroup
 from wellfed.collectors.holders import Holders
 from wellfed.collectors.processes import Busiest, Usage, launcher, parse_stat
 from wellfed.collectors.registry import Roots, Row
-from wellfed.collectors.sampler import Slot
+from wellfed.collectors.slot import Slot
 
 HERTZ = os.sysconf("SC_CLK_TCK")
 POD = "2f1c3a44-9d0b-4b7e-8a57-0c6f2f3f9a01"

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wellfed.collectors.crew import next_tick
 from wellfed.collectors.registry import Roots, Row
-from wellfed.collectors.sampler import Sampler, Slot, Window, next_tick
+from wellfed.collectors.sampler import Sampler, Window
+from wellfed.collectors.slot import Slot
 
 ROOTS = Roots("/nonexistent", "/nonexistent")
 

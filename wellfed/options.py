@@ -121,6 +121,10 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
     Option("collectors", "collectors to run, separated by commas (default: all)", metavar="NAMES"),
     Option("once", "read everything once, print the exposition and exit", _boolean, False),
+    Option("self_profile", "run for ten seconds, print what each collector costs and exit", _boolean, False),
+    Option(
+        "hostname_label", "put this machine's name on every sample as the label hostname", _boolean, False
+    ),
     Option("otlp_endpoint", "send windows by OTLP to this address, http://host:4318", metavar="URL"),
     Option("spool", "folder for windows that were not acknowledged (default: memory only)", metavar="DIR"),
     Option(

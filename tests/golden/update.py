@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NODE = HERE.parent / "fixtures" / "node"
-MOVING = re.compile(r"(wellfed_collector_(duration|last_success)_seconds|wellfed_build_info)\{")
+MOVING = re.compile(r"(wellfed_collector_(duration|last_success)_seconds|wellfed_build_info)\{|process_")
 SOURCES = "cpu,disk,ethtool,infiniband,lustre,memory,mountstats,network,nvidia_fs,pressure"
 
 body = subprocess.run(
