@@ -88,7 +88,8 @@ def build(folder: Path, seed: int = 1) -> Path:
     for resource in ("cpu", "io", "memory"):
         lines = (f"{kind} avg10=0.00 avg60=0.01 avg300=0.05 total={some(1)}\n" for kind in ("some", "full"))
         write(f"proc/pressure/{resource}", "".join(lines))
-    mountstats, mountinfo = "device proc mounted on /proc with fstype proc\n", ""
+    mountstats = "device proc mounted on /proc with fstype proc\n"
+    mountinfo = "20 1 0:20 / /proc rw - proc proc rw\n"
     for index in range(MOUNTS):
         address = f"10.0.0.{index}"
         transports = f"\txprt:\ttcp 832 0 1 0 24 {some(5, 10**6)} 2 {some(2, 10**6)}\n" * 4
@@ -98,7 +99,7 @@ def build(folder: Path, seed: int = 1) -> Path:
             f"\topts:\trw,vers=3,hard,proto=tcp,nconnect=4,timeo=600,mountaddr={address},mountproto=udp\n"
             f"\tage:\t123456\n\tcaps:\tcaps=0x3fcf,wtmult=4096\n\tsec:\tflavor=1,pseudoflavor=1\n"
             f"\tevents:\t{some(27)}\n\tbytes:\t{some(8)}\n\tRPC iostats version: 1.1  p/v: 100003/3 (nfs)\n"
-            f"{transports}\tper-op statistics\n{operations}"
+            f"{transports}\tper-op statistics\n{operations}\n"
         )
         number = 40 + index
         mountinfo += (
