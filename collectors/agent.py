@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from wellfed import __version__
 from wellfed.collectors import registry
 from wellfed.collectors.destination import destination, interval, resource
-from wellfed.collectors.exposition import OPENMETRICS, TEXT, Exposition
+from wellfed.collectors.exposition import OPENMETRICS, TEXT
 from wellfed.collectors.http import Endpoint, Request, Response
-from wellfed.collectors.registry import Collector, Roots
-from wellfed.collectors.sampler import Sampler
+from wellfed.collectors.page import Page, host_name, roots_of, textfile
+from wellfed.collectors.registry import Collector
+from wellfed.collectors.sampler import Sampler, Window
 from wellfed.collectors.selfcost import Marker, families, profile
 from wellfed.collectors.spool import Spool
 from wellfed.collectors.web import Web
@@ -43,7 +44,7 @@ def agent(options: Mapping[str, object]) -> int:
     if options.get("once"):
         sampler = Sampler(collectors, roots)
         rows = sampler.read_once().rows
-        sys.stdout.buffer.write(Exposition(labels=_labels(options)).render(rows, families(())))
+        sys.stdout.buffer.write(Page(options, openmetrics=False).render(rows, families(())))
         sys.stdout.flush()
         sampler.stop(timeout=0)
         return 0
@@ -59,7 +60,10 @@ def agent(options: Mapping[str, object]) -> int:
     publisher = otlp(options)
     marker = Marker(str(options.get("spool") or ""))
     window = interval(os.environ)
-    sampler = Sampler(collectors, roots, window, on_window=publisher.publish if publisher else None)
+    outputs: list[Callable[[Window], None]] = [publisher.publish] if publisher else []
+    if options.get("textfile"):
+        outputs.append(textfile(str(options["textfile"]), options))
+    sampler = Sampler(collectors, roots, window, on_window=partial(_each, outputs) if outputs else None)
     endpoint = metrics(sampler, options, publisher, marker)
     sampler.start()
     endpoint.start()
@@ -76,6 +80,11 @@ def agent(options: Mapping[str, object]) -> int:
     return 0
 
 
+def _each(outputs: Sequence[Callable[[Window], None]], window: Window) -> None:
+    for output in outputs:
+        output(window)
+
+
 def choose(names: object) -> list[Collector]:
     """The collectors of a comma-separated list, or all of them. Raises UserError for an unknown name."""
     known = registry.load()
@@ -86,20 +95,6 @@ def choose(names: object) -> list[Collector]:
     return [known[name]() for name in dict.fromkeys(wanted)]
 
 
-def roots_of(options: Mapping[str, object]) -> Roots:
-    """Roots from --procfs and --sysfs. A root that is not there only leaves its collectors without input."""
-    roots = Roots(str(options["procfs"]), str(options["sysfs"]))
-    for flag, path in (("--procfs", roots.proc), ("--sysfs", roots.sys)):
-        if not os.path.isdir(path):
-            print(f"wellfed: {flag} {path}: no such folder", file=sys.stderr)
-    return roots
-
-
-def host_name(options: Mapping[str, object]) -> str:
-    """--host, else the machine's hostname."""
-    return str(options.get("host") or socket.gethostname())
-
-
 def metrics(
     sampler: Sampler,
     options: Mapping[str, object],
@@ -107,8 +102,7 @@ def metrics(
     marker: Marker | None = None,
 ) -> Endpoint:
     """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages."""
-    labels = _labels(options)
-    formats = {openmetrics: Exposition(openmetrics, labels) for openmetrics in (False, True)}
+    formats = {openmetrics: Page(options, openmetrics) for openmetrics in (False, True)}
 
     def scrape(request: Request) -> Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
@@ -147,7 +141,3 @@ def otlp(options: Mapping[str, object]) -> Publisher | None:
     folder = options.get("spool")
     spool = Spool(str(folder) if folder else None, size, age * 3600)
     return Publisher(to, spool, resource(host_name(options), __version__, os.environ))
-
-
-def _labels(options: Mapping[str, object]) -> list[tuple[str, str]]:
-    return [("hostname", host_name(options))] if options.get("hostname_label") else []

@@ -53,8 +53,8 @@ class Exposition:
         self._shape: tuple[object, ...] = ()
         self._template = _Template("", ())
 
-    def render(self, rows: Sequence[Row], families: Iterable[Family] = ()) -> bytes:
-        """The exposition of rows, then of other families."""
+    def render(self, rows: Sequence[Row], families: Iterable[Family] = (), text: str = "") -> bytes:
+        """The exposition of rows, then of other families, then text: complete lines made elsewhere."""
         shape = tuple(
             (row.table, row.key, *[name for name, value in row.values.items() if value is not None])
             for row in rows
@@ -68,6 +68,7 @@ class Exposition:
         lines = [body] if body else []
         for family in families:
             lines += self._lines(family)
+        lines += [text] if text else []
         return "\n".join([*lines, *(["# EOF"] if self.openmetrics else []), ""]).encode()
 
     def _lines(self, family: Family) -> list[str]:

@@ -27,6 +27,7 @@ __all__ = [
     "HOST_LABELS",
     "JOB_LABELS",
     "MEAN_FIELDS",
+    "MIB",
     "VIRTUAL_DEVICES",
     "Group",
     "Name",

@@ -35,6 +35,7 @@ from wellfed.collectors.registry import Roots
 __all__ = ["NodeNames"]
 
 _SKIPPED_DISK = re.compile(r"(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+")
+_ADDRESS = re.compile(r"(?:^|,| )addr=([^,\s]+)")
 _MEMORY_SIGNS = re.compile(r"[^a-zA-Z0-9_]")
 
 
@@ -43,12 +44,12 @@ class _Block:
     """Rows of one file: labels and tokens of each thing, the fields that its tokens are."""
 
     fields: Sequence[Field]
-    labels: list[str] = field(default_factory=list)
+    labels: list[Sequence[tuple[str, str]]] = field(default_factory=list)
     rows: list[Sequence[str]] = field(default_factory=list)
 
     def add(self, pairs: Sequence[tuple[str, str]], tokens: Sequence[str]) -> None:
         """One thing; missing tokens at the end are fields that this kernel does not have."""
-        self.labels.append(labelled(pairs))
+        self.labels.append(pairs)
         self.rows.append(tokens)
 
 
@@ -63,6 +64,7 @@ class NodeNames:
         #: Numbers of the fields that a port has, with their files.
         self.ports: dict[str, list[tuple[int, str]]] = {}
         self._once: dict[str, str] = {}
+        self._mountinfo: tuple[bytes, dict[str, str]] = (b"", {})
         self._templates: dict[Callable[[NodeNames, Roots], Iterator[_Block]], tuple[object, str]] = {}
 
     def text(self, roots: Roots) -> str:
@@ -93,6 +95,19 @@ class NodeNames:
                 self._once[path] = ""
         return self._once[path]
 
+    def addresses(self, roots: Roots) -> dict[str, str]:
+        """The server's address by mount point."""
+        text = host_view(roots.proc, "mountinfo")[1] or b""
+        if text != self._mountinfo[0]:
+            found = {}
+            for line in text.decode("utf-8", "replace").splitlines():
+                head, _, tail = line.partition(" - ")
+                address = _ADDRESS.search(tail)
+                if address:
+                    found[head.split()[4]] = address[1]
+            self._mountinfo = (text, found)
+        return self._mountinfo[1]
+
     def _lines(self, block: _Block) -> Iterator[str]:
         width = min(map(len, block.rows))
         last = ""
@@ -103,7 +118,7 @@ class NodeNames:
                 last = one.family
                 yield from self._header(one)
             for labels in block.labels:
-                inner = ",".join(filter(None, (labels, one.labels, self._more))).replace("%", "%%")
+                inner = ",".join(filter(None, (labelled(labels), one.labels, self._more))).replace("%", "%%")
                 yield f"{one.family}{{{inner}}} %s" if inner else f"{one.family} %s"
 
     def _header(self, one: Field) -> Iterator[str]:
@@ -149,7 +164,7 @@ def _disk(_: NodeNames, roots: Roots) -> Iterator[_Block]:
 def _network(_: NodeNames, roots: Roots) -> Iterator[_Block]:
     block = _Block(NETWORK)
     for line in read(f"{roots.proc}/net/dev").decode().splitlines()[2:]:
-        name, _, numbers = line.rpartition(":")
+        name, numbers = line.rsplit(":", 1)
         block.add([("device", name.strip())], numbers.split())
     yield block
 
@@ -170,7 +185,7 @@ def _infiniband(names: NodeNames, roots: Roots) -> Iterator[_Block]:
     root = f"{roots.sys}/class/infiniband"
     blocks, info = [_Block([one]) for _, one in INFINIBAND], _Block([INFINIBAND_INFO])
     for device in sorted(os.listdir(root)):
-        texts = ((label, names.once(f"{root}/{device}/{file}")) for file, label in INFINIBAND_TEXTS.items())
+        texts = [(label, names.once(f"{root}/{device}/{file}")) for file, label in INFINIBAND_TEXTS.items()]
         info.add([("device", device), *texts], ["1"])
         for port in sorted(os.listdir(f"{root}/{device}/ports")):
             folder = f"{root}/{device}/ports/{port}"
@@ -194,9 +209,9 @@ def _port_token(text: str) -> str:
     return first if first.isdigit() else ""
 
 
-def _mounts(_: NodeNames, roots: Roots) -> Iterator[_Block]:
-    _path, text, _refused = host_view(roots.proc, "mountstats")
-    addresses = _addresses(roots)
+def _mounts(names: NodeNames, roots: Roots) -> Iterator[_Block]:
+    text = host_view(roots.proc, "mountstats")[1]
+    addresses = names.addresses(roots)
     totals, events, transports, operations = (_Block(f) for f in (NFS_BYTES, EVENTS, TRANSPORT, OPERATION))
     seen = set()
     for mount in (text or b"").decode("utf-8", "replace").split("device ")[1:]:
@@ -234,21 +249,9 @@ def _transport(protocol: str, tokens: Sequence[str]) -> Sequence[str]:
     return numbers[1:]
 
 
-def _addresses(roots: Roots) -> dict[str, str]:
-    """The server's address by mount point."""
-    _path, text, _refused = host_view(roots.proc, "mountinfo")
-    found = {}
-    for line in (text or b"").decode("utf-8", "replace").splitlines():
-        head, _, tail = line.partition(" - ")
-        address = re.search(r"(?:^|,| )addr=([^,\s]+)", tail)
-        if address:
-            found[head.split()[4]] = address[1]
-    return found
-
-
 def _memory(_: NodeNames, roots: Roots) -> Iterator[_Block]:
     for line in read(f"{roots.proc}/meminfo").decode().splitlines():
-        name, _, rest = line.partition(":")
+        name, rest = line.split(":", 1)
         tokens = rest.split()
         family = "node_memory_" + _MEMORY_SIGNS.sub("_", name.replace("(", "_").replace(")", ""))
         kilo = len(tokens) > 1
@@ -261,7 +264,7 @@ def _memory(_: NodeNames, roots: Roots) -> Iterator[_Block]:
 
 def _vmstat(_: NodeNames, roots: Roots) -> Iterator[_Block]:
     for line in read(f"{roots.proc}/vmstat").decode().splitlines():
-        name, _, token = line.partition(" ")
+        name, token = line.split(" ", 1)
         if VMSTAT.match(name):
             block = _Block([Field(f"node_vmstat_{name}", "untyped", f"{name} of /proc/vmstat")])
             block.add([], [token])

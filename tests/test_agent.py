@@ -12,7 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from wellfed.cli import main
 from wellfed.collectors import doctor
+from wellfed.collectors.destination import interval
 from wellfed.collectors.registry import Roots
+from wellfed.collectors.selfcost import Marker
+from wellfed.errors import UserError
 
 HERE = Path(__file__).parent
 NODE = HERE / "fixtures" / "node"
@@ -139,3 +142,50 @@ def test_doctor_names_forbidden_broken_and_hanging_sources() -> None:
     text = doctor.render(findings, 80)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "/proc/1/mountstats" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--names=dcgm,zabbix"], "--names knows dcgm, node_exporter, not 'zabbix'"),
+        (["--textfile=/nonexistent"], "--textfile /nonexistent: no folder that this user may write to"),
+    ],
+)
+def test_output_options_that_cannot_work_are_one_line(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["agent", "--metrics-address=127.0.0.1:0", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["soon", "999", "60001", "1e3", "-5"])
+def test_an_export_interval_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="write milliseconds from 1000 to 60000"):
+        interval({"OTEL_METRIC_EXPORT_INTERVAL": text})
+    assert interval({}) == 10.0
+    assert interval({"OTEL_METRIC_EXPORT_INTERVAL": "1000"}) == 1.0
+
+
+def test_a_run_that_was_killed_is_told_by_the_next(tmp_path: Path) -> None:
+    folder = str(tmp_path / "spool")
+    first = Marker(folder)
+    assert first.clean is None
+    assert Marker(folder).clean is False
+    third = Marker(folder)
+    third.close()
+    assert Marker(folder).clean is True
+    assert Marker("").clean is None
+
+
+def test_the_self_profile_names_every_collector_and_what_it_costs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wellfed.collectors.selfcost.WARM_UP", 0.1)
+    monkeypatch.setattr("wellfed.collectors.agent.PROFILED", 1.2)
+    assert main(["agent", "--self-profile", "--collectors=cpu,memory"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    costs = {line.split()[0]: float(line.split()[1]) for line in lines[1:3]}
+    assert costs.keys() == {"cpu", "memory"}
+    assert all(cost > 0 for cost in costs.values())
+    assert lines[3].startswith("whole agent")
+    assert "MiB" in lines[4]

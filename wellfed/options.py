@@ -125,6 +125,14 @@ OPTIONS: Mapping[str, Option] = _options(
     Option(
         "hostname_label", "put this machine's name on every sample as the label hostname", _boolean, False
     ),
+    Option(
+        "names",
+        "publish the same facts under other exporters' names too: dcgm,node_exporter",
+        metavar="NAMES",
+    ),
+    Option(
+        "textfile", "write the metrics into this folder for node_exporter's textfile collector", metavar="DIR"
+    ),
     Option("otlp_endpoint", "send windows by OTLP to this address, http://host:4318", metavar="URL"),
     Option("spool", "folder for windows that were not acknowledged (default: memory only)", metavar="DIR"),
     Option(

@@ -1,0 +1,81 @@
+"""One format of /metrics as the options want it: own names, the names of other exporters, the host's label.
+
+Text for node_exporter's textfile collector (--textfile) is the same page, written to a file.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from wellfed.collectors.exposition import Exposition, Family
+from wellfed.collectors.registry import Roots, Row
+from wellfed.collectors.sampler import Window
+from wellfed.errors import UserError
+
+__all__ = ["FAMILIES", "Page", "host_name", "roots_of", "textfile"]
+
+#: What --names may say.
+FAMILIES = ("dcgm", "node_exporter")
+
+
+def roots_of(options: Mapping[str, object]) -> Roots:
+    """Roots from --procfs and --sysfs. A root that is not there only leaves its collectors without input."""
+    roots = Roots(str(options["procfs"]), str(options["sysfs"]))
+    for flag, path in (("--procfs", roots.proc), ("--sysfs", roots.sys)):
+        if not os.path.isdir(path):
+            print(f"wellfed: {flag} {path}: no such folder", file=sys.stderr)
+    return roots
+
+
+def host_name(options: Mapping[str, object]) -> str:
+    """--host, else the machine's hostname."""
+    return str(options.get("host") or socket.gethostname())
+
+
+class Page:
+    """Renders rows. Raises UserError for names that nobody has."""
+
+    def __init__(self, options: Mapping[str, object], openmetrics: bool) -> None:
+        host = host_name(options)
+        labels = [("hostname", host)] if options.get("hostname_label") else []
+        wanted = {name.strip() for name in str(options.get("names") or "").split(",")} - {""}
+        for name in sorted(wanted - set(FAMILIES)):
+            raise UserError(f"--names knows {', '.join(FAMILIES)}, not {name!r}")
+        self._exposition = Exposition(openmetrics, labels)
+        self._roots = Roots(str(options["procfs"]), str(options["sysfs"]))
+        self._dcgm = self._node = None
+        if "dcgm" in wanted:
+            from wellfed.collectors.names_dcgm import DcgmNames
+
+            self._dcgm = DcgmNames(host)
+        if "node_exporter" in wanted:
+            from wellfed.collectors.names_node import NodeNames
+
+            self._node = NodeNames(openmetrics, labels)
+
+    def render(self, rows: Sequence[Row], families: Iterable[Family]) -> bytes:
+        """The whole page."""
+        more = self._dcgm.families(rows, time.monotonic()) if self._dcgm else []
+        text = self._node.text(self._roots) if self._node else ""
+        return self._exposition.render(rows, [*families, *more], text)
+
+
+def textfile(folder: str, options: Mapping[str, object]) -> Callable[[Window], None]:
+    """What writes each window to wellfed.prom for node_exporter, whole or not at all. Raises UserError."""
+    path = os.path.join(folder, "wellfed.prom")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UserError(f"--textfile {folder}: no folder that this user may write to")
+    page = Page(options, openmetrics=False)
+
+    def write(window: Window) -> None:
+        fresh = f"{path}.{os.getpid()}"
+        with open(fresh, "wb") as file:
+            file.write(page.render(window.rows, ()))
+        os.chmod(fresh, 0o644)
+        os.replace(fresh, path)
+
+    return write
