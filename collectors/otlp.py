@@ -19,26 +19,22 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     ScopeMetrics,
 )
 
-from wellfed.collectors.catalog import DERIVED_OTLP, HOST, TABLES, Column, Table
+from wellfed.collectors.catalog import (
+    DERIVED_OTLP,
+    HOST,
+    KEY_ATTRIBUTES,
+    SCOPE,
+    TABLES,
+    Column,
+    Table,
+    info_metric,
+)
 from wellfed.collectors.registry import Row
 from wellfed.collectors.sampler import Window
 
 __all__ = ["KEY_ATTRIBUTES", "SCOPE", "Encoder", "info_metric"]
 
-SCOPE = "wellfed"
-
-#: Key column -> attribute of the semantic conventions; other keys keep their name.
-KEY_ATTRIBUTES: Mapping[tuple[str, str], str] = {
-    ("gpu", "gpu"): "hw.id",
-    ("disk", "device"): "system.device",
-}
-
 _Series = tuple[str, tuple[str, ...], str]
-
-
-def info_metric(table: str) -> str:
-    """OTLP name of the metric that carries a table's text columns."""
-    return f"wellfed.{table}.info"
 
 
 def attributes_of(table: Table, row: Row, more: Iterable[tuple[str, str]] = ()) -> list[KeyValue]:

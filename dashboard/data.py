@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -73,18 +73,29 @@ def parse_range(start: str | None, end: str | None, now: datetime) -> Range:
 
 
 class StoreSource:
-    """Answers from a store. An answer is computed once per window and range, by one thread at a time."""
+    """Answers from a store. An answer is computed once per window and range, by one thread at a time.
 
-    def __init__(self, store: Store, price: float | None = None, simulated: bool = False) -> None:
+    version: grows when there is something new to show; by default the store's own, which grows with every
+    append.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        price: float | None = None,
+        simulated: bool = False,
+        version: Callable[[], int] | None = None,
+    ) -> None:
         self.price = price
         self.simulated = simulated
         self._store = store
+        self._version = version or (lambda: store.version)
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, int], Answer] = {}
 
     def answer(self, wanted: Range) -> Answer:
         """The answer for a range."""
-        key = (wanted.text, self._store.version if wanted.live else 0)
+        key = (wanted.text, self._version() if wanted.live else 0)
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:

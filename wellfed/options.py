@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from wellfed.errors import UserError
 
@@ -113,6 +114,14 @@ def _options(*options: Option) -> Mapping[str, Option]:
 OPTIONS: Mapping[str, Option] = _options(
     Option("config", "configuration file (TOML)", metavar="FILE"),
     Option("address", "where the dashboard listens", default="127.0.0.1:8050", metavar="HOST:PORT"),
+    Option("otlp_address", "where OTLP over HTTP is taken", default="127.0.0.1:4318", metavar="HOST:PORT"),
+    Option(
+        "otlp_grpc_address",
+        "where OTLP over gRPC is taken, empty for nowhere",
+        default="127.0.0.1:4317",
+        metavar="HOST:PORT",
+    ),
+    Option("token_file", "bearer tokens that OTLP senders must show, one a line", metavar="FILE"),
     Option("metrics_address", "where /metrics listens", default="127.0.0.1:9812", metavar="HOST:PORT"),
     Option("web_config", "TLS and basic auth of /metrics, an exporter-toolkit web.yml", metavar="FILE"),
     Option("data", "store, or a folder of <table>.parquet files (default: the local store)", metavar="DIR"),
@@ -191,9 +200,15 @@ def read_config(path: str) -> dict[str, str]:
 
 
 def resolve(
-    names: tuple[str, ...], flags: Mapping[str, str | bool | None], environ: Mapping[str, str]
+    names: tuple[str, ...],
+    flags: Mapping[str, str | bool | None],
+    environ: Mapping[str, str],
+    defaults: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
-    """Values of the named options: flag, else environment, else file, else default. Raises UserError."""
+    """Values of the named options: flag, else environment, else file, else default. Raises UserError.
+
+    defaults: those that differ from the option's own.
+    """
     path = flags.get("config") or environ.get(OPTIONS["config"].variable)
     config = read_config(str(path)) if path else {}
     values: dict[str, object] = {}
@@ -207,7 +222,7 @@ def resolve(
         elif name in config:
             values[name] = _parse(option, config[name], f"{path}: {name}")
         else:
-            values[name] = option.default
+            values[name] = defaults.get(name, option.default)
     return values
 
 

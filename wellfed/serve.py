@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 
 import uvicorn
 
@@ -23,10 +24,16 @@ def bind(address: str) -> socket.socket:
     return listen(*parse_address(address))
 
 
-def serve(listener: socket.socket, store: Store, price: object = None, simulated: bool = False) -> None:
-    """Serves until SIGINT or SIGTERM. price: money for one GPU-hour, or None."""
+def serve(
+    listener: socket.socket,
+    store: Store,
+    price: object = None,
+    simulated: bool = False,
+    version: Callable[[], int] | None = None,
+) -> None:
+    """Serves until SIGINT or SIGTERM. price: money for one GPU-hour, or None. version: as in StoreSource."""
     assert price is None or isinstance(price, float)
-    app = create_app(StoreSource(store, price=price, simulated=simulated))
+    app = create_app(StoreSource(store, price=price, simulated=simulated, version=version))
     config = uvicorn.Config(
         app.server, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE
     )
