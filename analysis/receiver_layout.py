@@ -92,9 +92,10 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the bytes of one request mean. points: all in it. rejected: of those, by reason, the ones that
-    fill no cell. things: the rows of each host, as hashes. steady: one window a thing, so that the next request
-    will be alike.
+    """What the bytes of one request mean.
+
+    points: all in it. rejected: of those, by reason, the ones that fill no cell. things: the rows of each
+    host, as hashes. steady: it holds one window, as the next one will.
     """
 
     points: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -40,8 +41,9 @@ def serve(
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"wellfed: dashboard http://{shown}:{port}", file=sys.stderr, flush=True)
+    # uvicorn raises the signal again once it has closed its connections: the caller cleans up then.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
-        # uvicorn raises the signal again once it has closed its connections.
         print("\nwellfed: stopping", file=sys.stderr)
