@@ -24,12 +24,12 @@ from wellfed.collectors.catalog import TABLES
 
 __all__ = ["Judge", "Live", "LookBack", "Verdict"]
 
-#: How far back one judgement looks, as long as that is affordable: beyond ROWS it looks less far.
-LOOK_BACK = timedelta(minutes=30)
+#: How far back one judgement looks, and with how many windows of GPUs: 100,000 take two cores 4 s.
+LOOK_BACK = timedelta(hours=2)
 SHORTEST = timedelta(minutes=3)
 ROWS = 100_000
-#: How far back a hub that was away catches up.
-CATCH_UP = timedelta(hours=2)
+#: A hub that was away catches up with so many times as much at once.
+CATCH_UP = 4
 #: Time after its last window when a series ends.
 EXPIRE = timedelta(hours=1)
 #: A gauge of the last window holds no longer than this.
@@ -68,22 +68,24 @@ class LookBack:
     def __init__(self, store: Store, price: float | None = None) -> None:
         self._store = store
         self._price = price
-        self._gpus = 0
 
     def update(self, until: datetime, since: datetime | None) -> Verdict | None:
         """See Judge. Raises OSError when the store cannot be read."""
-        length = LOOK_BACK
-        if self._gpus:
-            length = min(LOOK_BACK, max(SHORTEST, timedelta(seconds=10 * ROWS / self._gpus)))
-        start = until - length
+        affordable = timedelta(seconds=10 * ROWS / max(1, self._gpus(until)))
+        start = until - min(LOOK_BACK, max(SHORTEST, affordable))
         if since is not None:
-            start = max(min(start, since - SHORTEST), until - CATCH_UP)
+            start = min(start, max(since - SHORTEST, until - min(LOOK_BACK, CATCH_UP * affordable)))
         found = self._diagnose(start, until)
         windows = found.windows
-        self._gpus = windows.select(pl.struct("host", "gpu").n_unique()).item() if windows.height else 0
         findings = found.document["findings"]
         rooted = root_view(found.shares, findings)
         return Verdict(windows, found.shares, rooted, findings, _newest(windows, found.hosts))
+
+    def _gpus(self, until: datetime) -> int:
+        """GPUs that reported in the last minutes."""
+        who = pl.struct("host", "gpu")
+        recent = self._store.scan("gpu", until - SHORTEST, until).select(who.n_unique())
+        return int(recent.collect(engine="streaming").item())
 
     def _diagnose(self, start: datetime, until: datetime) -> Diagnosis:
         tables = {
