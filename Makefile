@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test check lint types docs golden pictures score gpu bench-agent bench-receiver packages clean
+.PHONY: up demo test check lint types docs golden pictures score gpu bench-agent bench-receiver bench-live packages clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -58,6 +58,10 @@ bench-agent: $(DEV) packages
 # How many points a second a hub takes, beside VictoriaMetrics and the bare decoding, in one run.
 bench-receiver: $(DEV) packages
 	$(PY) -m bench.receiver
+
+# What judging one window of a live fleet costs.
+bench-live: $(BASE)
+	$(PY) -m bench.live
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score
