@@ -50,7 +50,7 @@ class Limits:
     """
 
     hosts: int = 4096
-    things: int = 20_000
+    things: int = 5_000
     layouts: int = 512 << 20
     late: float = 48 * 3600.0
     early: float = 600.0
@@ -169,6 +169,7 @@ class Receiver:
             for host, things in layout.things.items():
                 if host not in self._hosts and len(self._hosts) >= self._limits.hosts:
                     self._hosts = {h: t for h, t in self._hosts.items() if now - t <= FORGET}
+                    self._things = {h: known for h, known in self._things.items() if h in self._hosts}
                     if len(self._hosts) >= self._limits.hosts:
                         refused[host] = "senders"
                         continue

@@ -26,6 +26,8 @@ __all__ = ["Integrals", "Layout", "Part", "learn"]
 SPREAD = 5_000_000_000
 #: Seconds after which a level is not known to have held since the point before.
 LONGEST_HOLD = 180.0
+#: GPUs whose levels are integrated at once.
+MOST_LEVELS = 100_000
 
 _Ints = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
@@ -58,6 +60,8 @@ class Integrals:
             held = ts - last
             if 0 < held <= LONGEST_HOLD and level == level:
                 active, observed = active + held * min(1.0, max(0.0, level)), observed + held
+            if len(self._known) >= MOST_LEVELS and who not in self._known:
+                del self._known[next(iter(self._known))]
             self._known[who] = (max(ts, last), active, observed)
             return active, observed
 

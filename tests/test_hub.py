@@ -9,7 +9,10 @@ import json
 import os
 import signal
 import socket
+import ssl
+import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -318,3 +321,59 @@ def test_nothing_that_was_accepted_is_lost_when_the_hub_is_killed(
     for _, rows in found.group_by("host"):
         # No second is missing, neither of the time in which the hub was dead, nor twice there.
         assert rows["ts"].diff().drop_nulls().dt.total_seconds().unique().to_list() == [1]
+
+
+def test_the_agents_web_yml_turns_on_tls_for_both_transports(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+            "-subj",
+            "/CN=hub",
+            "-days",
+            "2",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    (tmp_path / "web.yml").write_text("tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n")
+    ports = {flag: free_port() for flag in ADDRESSES}
+    hub = programs.wellfed(
+        "hub",
+        f"--data={tmp_path / 'store'}",
+        f"--web-config={tmp_path / 'web.yml'}",
+        *(f"{flag}=127.0.0.1:{port}" for flag, port in ports.items()),
+    )
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+
+    def post(load: float, ts: float) -> int:
+        address = f"https://127.0.0.1:{ports['--otlp-address']}/v1/metrics"
+        headers = {"Content-Type": "application/x-protobuf"}
+        request = urllib.request.Request(address, body(load, ts), headers)
+        with urllib.request.urlopen(request, timeout=20, context=trusted) as answer:
+            return int(answer.status)
+
+    until(lambda: post(1.0, NOW) == 200, what="OTLP over HTTPS")
+    credentials = grpc.ssl_channel_credentials((tmp_path / "cert.pem").read_bytes())
+    with grpc.secure_channel(f"127.0.0.1:{ports['--otlp-grpc-address']}", credentials) as channel:
+        call = channel.unary_unary("/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")
+        call(body(2.0, NOW + 10), timeout=20)
+    assert loads(Store(tmp_path / "store", readonly=True)) == [1.0, 2.0]
+    metrics = f"https://127.0.0.1:{ports['--metrics-address']}/metrics"
+    with urllib.request.urlopen(metrics, timeout=20, context=trusted) as answer:
+        assert b"wellfed_hub_received_points_total 2" in answer.read()
+    hub.send_signal(signal.SIGTERM)
+    assert hub.wait(10) == 0

@@ -6,12 +6,15 @@ from typing import Any
 
 from wellfed.collectors.http import parse_address
 from wellfed.errors import UserError
-from wellfed.ingest import MAX_BODY, MAX_WAITING, Ingest, Refused
+from wellfed.ingest import Ingest, Refused
 from wellfed.otlp_http import partial_success
 
 __all__ = ["serve_grpc"]
 
 _SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+#: Bytes of a request after decompression, and requests at once: gRPC reads them whole before it asks us.
+MAX_MESSAGE = 4 << 20
+MAX_CALLS = 128
 #: HTTP status -> gRPC code.
 _CODES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 413: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED"}
 
@@ -38,8 +41,8 @@ async def serve_grpc(ingest: Ingest, address: str, certificate: tuple[bytes, byt
             raise
 
     server = grpc.aio.server(
-        maximum_concurrent_rpcs=MAX_WAITING,
-        options=[("grpc.max_receive_message_length", MAX_BODY), ("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=MAX_CALLS,
+        options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.so_reuseport", 0)],
     )
     handler = grpc.unary_unary_rpc_method_handler(export)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
