@@ -24,10 +24,10 @@ from wellfed.collectors.catalog import TABLES
 
 __all__ = ["Judge", "Live", "LookBack", "Verdict"]
 
-#: How far back one judgement looks, and with how many windows of GPUs: 100,000 take two cores 4 s.
+#: How far back one judgement looks, and with how many windows of GPUs at most.
 LOOK_BACK = timedelta(hours=2)
 SHORTEST = timedelta(minutes=3)
-ROWS = 100_000
+ROWS = 50_000
 #: A hub that was away catches up with so many times as much at once.
 CATCH_UP = 4
 #: Time after its last window when a series ends.

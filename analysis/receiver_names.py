@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wellfed.collectors.catalog import HOST, KEY_ATTRIBUTES, SCOPE, TABLES, Table, info_metric
+from wellfed.collectors.catalog import DERIVED_OTLP, HOST, KEY_ATTRIBUTES, SCOPE, TABLES, Table, info_metric
 
 __all__ = ["Target", "host_of", "target"]
 
@@ -67,6 +67,9 @@ for _table in TABLES.values():
     for _column in _table.signals:
         _OURS.setdefault(_column.otlp.name, []).append((_table, _column.name, _column.otlp.attributes))
     _OURS[info_metric(_table.name)] = [(_table, None, {})]
+for (_name, _), _otlp in DERIVED_OTLP.items():
+    # Computed from a column that is sent too.
+    _OURS[_otlp.name] = [(TABLES[_name], None, _otlp.attributes)]
 
 
 def _ours(name: str, attributes: Mapping[str, str]) -> tuple[Target, ...]:

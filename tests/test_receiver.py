@@ -256,3 +256,13 @@ def test_a_first_storm_of_many_nodes_is_one_row_each(
     assert len(list(Path(store.path).rglob("*-*.arrow"))) <= 12
     assert receiver.hosts(NOW + 30) == {"fresh": 64, "stale": 0}
     assert receiver.hosts(NOW + 300) == {"fresh": 0, "stale": 64}
+
+
+def test_a_metric_computed_from_a_column_that_is_sent_too_counts_as_taken(receiver: Receiver) -> None:
+    encoder = Encoder({"host.name": "n1"})
+    for window in range(3):
+        row = gpu(0, 5.0 * window, observed_seconds=10.0 * window)
+        body = encoder.encode(Window(NOW + 10 * window, [row]))
+        receiver.commit(receiver.decode(body, NOW)).result(10)
+    # Three points of each window, and the utilisation of the last two.
+    assert (receiver.points, sum(receiver.rejected.values())) == (11, 0)
