@@ -61,7 +61,7 @@ def measured(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     return out
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(rows(), min_size=1, max_size=3))
 def test_the_agents_rows_come_out_as_they_went_in(windows: list[list[Row]]) -> None:
     encoder = Encoder({"service.name": "wellfed-agent", "host.name": "n1"})
@@ -79,7 +79,7 @@ def test_the_agents_rows_come_out_as_they_went_in(windows: list[list[Row]]) -> N
         receiver.close()
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2), st.data())
 def test_the_walk_finds_what_the_official_library_finds(sizes: int, data: st.DataObject) -> None:
     text = st.one_of(st.text(max_size=4), st.just("long" * 50))
@@ -152,6 +152,7 @@ def official(metric: object) -> tuple[int, list[object]]:
     return 0, out
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_request_are_a_value_error_or_nothing(body: bytes) -> None:
     try:
@@ -160,6 +161,7 @@ def test_bytes_that_are_no_request_are_a_value_error_or_nothing(body: bytes) -> 
         return
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 255))
 def test_a_damaged_request_is_a_value_error_or_another_request(at: int, byte: int) -> None:
     body = bytearray(Encoder({"host.name": "n1"}).encode(Window(NOW, [gpu(1, 50.0)])))
