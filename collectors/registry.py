@@ -96,6 +96,8 @@ _PLUMBING = frozenset(
     {
         "agent",
         "board",
+        "devices",
+        "messages",
         "catalog",
         "columns",
         "doctor",

@@ -123,7 +123,7 @@ class Steps:
             self.refused += 1
             return
         info = {name: text for name, text in texts.items() if name in ("gpu", "run")}
-        said = Rank(job, rank, info.get("gpu", ""), pid, found)
+        said = Rank(job, rank, info.get("gpu", ""), pid, found, info.get("run", ""))
         self._ranks[key] = _Heard(Row("step", (job, rank), dict(values), info), now, said)
 
 

@@ -128,7 +128,9 @@ def test_a_schedulers_word_comes_first_and_gives_the_job_its_name(proc: Proc) ->
     (folder.parent / "cpu.stat").write_text("usage_usec 5000000\n")
     board = proc.roots.board
     board.hold("nvml", {"GPU-a": [70], "GPU-b": [], "GPU-c": []})
-    board.grant("kubelet", {"GPU-a": "kubernetes:ml/train-0", "GPU-b": "kubernetes:ml/idle-0", "GPU-c": ""})
+    board.grant(
+        "kubelet", {"GPU-a": ["kubernetes:ml/train-0"], "GPU-b": ["kubernetes:ml/idle-0"], "GPU-c": []}
+    )
     found = rows(Holders(), proc.roots)
     assert found["gpu", "GPU-a"].info["job"] == "kubernetes:ml/train-0"
     assert found["gpu", "GPU-b"].info["job"] == "kubernetes:ml/idle-0"
