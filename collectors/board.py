@@ -29,15 +29,16 @@ class Rank:
 @dataclass(slots=True)
 class Board:
     """One agent's. held: pids by GPU, by source. granted: jobs by GPU (none = free), by scheduler. about:
-    info columns by job, by scheduler. ranks: of the loops heard lately. groups: jobs with a control group.
-    jobs: every job that holds a GPU or reports steps. names: what a job is called instead of what was found.
+    info columns by job, by scheduler. ranks: of the loops heard lately. groups: inode of the control group
+    by job; a job that starts again has another. jobs: every job that holds a GPU or reports steps. names:
+    what a job is called instead of what was found.
     """
 
     held: dict[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     granted: dict[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     about: dict[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     ranks: tuple[Rank, ...] = ()
-    groups: frozenset[str] = frozenset()
+    groups: Mapping[str, int] = field(default_factory=dict)
     jobs: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
 

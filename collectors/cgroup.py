@@ -99,6 +99,7 @@ def job_of(roots: Roots, pid: int) -> str | None:
 @dataclass(slots=True)
 class _Job:
     identity: Identity
+    inode: int = 0
     folders: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
 
@@ -124,7 +125,7 @@ class Cgroup:
         if time.monotonic() - self._walked >= WALK_INTERVAL:
             self._jobs = _walk(root, roots.board.jobs)
             self._walked = time.monotonic()
-            roots.board.groups = frozenset(self._jobs)
+            roots.board.groups = {job: found.inode for job, found in self._jobs.items()}
         rows = [row for job in self._jobs.values() if (row := _row(job, roots.board)) is not None]
         self.reason = (
             "" if rows else f"no job below {root}: no pod, Slurm job, container or service unit of its own"
@@ -149,12 +150,19 @@ def _walk(root: str, wanted: Set[str]) -> dict[str, _Job]:
             identity = identify(path) if path else None
             if identity is not None and identity.path == path:
                 if identity.kind != "systemd" or identity.job in wanted:
-                    job = jobs.setdefault(identity.job, _Job(identity))
+                    job = jobs.setdefault(identity.job, _Job(identity, _inode(tree + path)))
                     job.folders.setdefault(controller, tree + path)
                 continue
             if depth < MAX_DEPTH:
                 pending += [(f"{path}/{name}", depth + 1) for name in _folders(tree + path)]
     return jobs
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
 
 
 def _folders(path: str) -> list[str]:

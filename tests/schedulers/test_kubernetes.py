@@ -145,9 +145,9 @@ def test_the_later_of_two_pods_with_one_name_is_the_one_that_runs(node: Node) ->
 def test_a_completed_pod_that_is_still_listed_holds_nothing(node: Node) -> None:
     node.log("ml", "done", OTHER)
     node.start(pod("ml", "done", {"nvidia.com/gpu": [GPU]}), free=[GPU])
-    node.roots.board.groups = frozenset({f"kubernetes:{UID}"})
+    node.roots.board.groups = {f"kubernetes:{UID}": 1}
     assert node.read() == {GPU: 0.0}
-    node.roots.board.groups = frozenset({f"kubernetes:{OTHER}"})
+    node.roots.board.groups = {f"kubernetes:{OTHER}": 2}
     assert node.read() == {GPU: 1.0}
 
 
