@@ -15,7 +15,7 @@ import polars as pl
 from wellfed.analysis.features import join
 from wellfed.analysis.findings import episodes, findings
 from wellfed.analysis.hosts import facts, pressures
-from wellfed.analysis.lost import gpu_windows, with_loss, with_reference
+from wellfed.analysis.lost import gpu_windows, with_gaps, with_loss, with_reference
 from wellfed.analysis.ranks import with_ranks
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import TS
@@ -73,7 +73,8 @@ def diagnose(
         rows = pl.DataFrame()
         windows, split, found = pl.DataFrame(schema=_WINDOWS), _no_shares(), []
     else:
-        base = with_loss(with_reference(gpu_windows(on_host["gpu"], step)))
+        held = with_gaps(gpu_windows(on_host["gpu"], step), on_host["host"])
+        base = with_loss(with_reference(held))
         rows = scored(join(base, on_host)).filter(pl.col("dt").is_not_null()).collect(engine="streaming")
         split = shares(rows.lazy()).collect(engine="streaming")
         windows = _windows(rows, split)

@@ -49,7 +49,7 @@ class Command:
         return call(values)
 
 
-_NODE = ("host", "procfs", "sysfs", "collectors")
+_NODE = ("host", "procfs", "sysfs", "collectors", "kueue")
 _KEEP = ("data", "retention_days", "retention_bytes")
 
 #: Every command by name, in the order of the help.
@@ -100,7 +100,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "doctor",
             "what this machine can and cannot measure, and the remedy",
-            ("procfs", "sysfs", "collectors", "json"),
+            ("procfs", "sysfs", "collectors", "kueue", "json"),
             "wellfed.collectors.doctor:doctor",
             "wellfed doctor",
         ),

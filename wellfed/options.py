@@ -120,6 +120,7 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("procfs", "where procfs is mounted", default="/proc", metavar="DIR"),
     Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
     Option("collectors", "collectors to run, separated by commas (default: all)", metavar="NAMES"),
+    Option("kueue", "address of Kueue's metrics, for work that waits", metavar="URL"),
     Option("once", "read everything once, print the exposition and exit", _boolean, False),
     Option("self_profile", "run for ten seconds, print what each collector costs and exit", _boolean, False),
     Option(
