@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -59,6 +60,29 @@ def test_an_evaluation_loop_inside_a_phase_is_part_of_that_phase_alone(clock: Cl
     found = wellfed.totals()
     assert (found["steps"], found["data_wait_seconds"], found["compute_seconds"]) == (2, 1.0, 2.0)
     assert (found["eval_seconds"], found["h2d_seconds"]) == (2.0, 0.0)
+
+
+def test_a_long_step_is_seen_while_it_runs_and_no_total_ever_falls(clock: Clock) -> None:
+    seen = []
+    for _ in wellfed.watch(loader(clock, 30.0, 2)):
+        seen.append(wellfed.totals())
+        with wellfed.step():
+            clock.now += 20.0
+            seen.append(wellfed.totals())
+            with wellfed.phase("checkpoint"):
+                clock.now += 5.0
+                seen.append(wellfed.totals())
+            seen.append(wellfed.totals())
+        seen.append(wellfed.totals())
+        clock.now += 1.0
+        seen.append(wellfed.totals())
+    assert (seen[1]["compute_seconds"], seen[1]["step_seconds"]) == (20.0, 50.0)
+    assert (seen[2]["checkpoint_seconds"], seen[2]["compute_seconds"]) == (5.0, 20.0)
+    for before, after in itertools.pairwise(seen):
+        assert all((after[name] or 0) >= (value or 0) for name, value in before.items())
+    assert wellfed.totals()["step_seconds"] == 111.0
+    clock.now += 100.0
+    assert wellfed.totals() == {**seen[-1], "step_seconds": 111.0}
 
 
 class Weird:

@@ -62,8 +62,8 @@ class _Event(Protocol):
 class _Recorder:
     """The totals of this process. The loop's thread writes them; the sender's thread only reads.
 
-    Everything is cumulative, and an open wait is added when a datagram is made, so a loop that hangs on its
-    loader is seen while it hangs.
+    Everything is cumulative. What is still open, a wait or a step of a minute, is added when a datagram is
+    made, so a loop that hangs on its loader is seen while it hangs; and no total ever falls.
     """
 
     def __init__(self) -> None:
@@ -80,6 +80,7 @@ class _Recorder:
         self.inside = 0.0
         self.explicit = False
         self.gpu = ""
+        self._highest: dict[str, float] = {}
         self._pending: deque[tuple[str, _Event, _Event]] = deque()
         self._pool: list[_Event] = []
         self._socket: socket.socket | None = None
@@ -126,13 +127,19 @@ class _Recorder:
 
     def totals(self) -> dict[str, float | int | None]:
         """Cumulative columns of the `step` table, as of now."""
-        seconds = dict(self.seconds)
-        running = 0.0
-        opened = self.open
-        now = time.perf_counter()
+        seconds = {f"{name}_seconds": value for name, value in self.seconds.items()}
+        opened, body, last, now = self.open, self.body, self.last, time.perf_counter()
+        running = max(0.0, now - opened[1]) if opened is not None else 0.0
         if opened is not None:
-            running = max(0.0, now - opened[1])
-            seconds[opened[0]] += running
+            seconds[f"{opened[0]}_seconds"] += running
+        seconds["compute_seconds"] = self.compute
+        if body is not None:
+            seconds["compute_seconds"] += max(0.0, now - body - self.inside - running)
+        seconds["step_seconds"] = self.step_seconds
+        if last is not None and (opened is not None or body is not None):
+            seconds["step_seconds"] += max(0.0, now - last)
+        # The loop goes on while this is read, and time outside of steps is theirs only with the next one.
+        self._highest = {name: max(value, self._highest.get(name, 0.0)) for name, value in seconds.items()}
         depth = None
         with contextlib.suppress(Exception):
             depth = float(self.queue()) if self.queue is not None else None
@@ -140,9 +147,7 @@ class _Recorder:
             "steps": self.steps,
             "samples": self.samples,
             "tokens": self.tokens,
-            "step_seconds": self.step_seconds + running,
-            "compute_seconds": self.compute,
-            **{f"{name}_seconds": value for name, value in seconds.items()},
+            **self._highest,
             "queue_depth": depth,
         }
 
@@ -236,7 +241,11 @@ class Watched(Generic[_T_co]):
                 recorder.open = None
             recorder.explicit = False
             recorder.inside = 0.0
-            yield item
+            recorder.body = now
+            try:
+                yield item
+            finally:
+                recorder.body = None
             if not recorder.explicit:
                 end = clock()
                 recorder.compute += end - now - recorder.inside
@@ -277,7 +286,7 @@ class step:  # noqa: N801
         recorder.start()
         recorder.explicit = True
         recorder.inside = 0.0
-        self._begin = time.perf_counter()
+        self._begin = recorder.body = time.perf_counter()
         if recorder.last is None:
             recorder.last = self._begin
 
@@ -287,6 +296,7 @@ class step:  # noqa: N801
         if self._begin < 0:
             return
         now = time.perf_counter()
+        _recorder.body = None
         _recorder.compute += now - self._begin - _recorder.inside
         _recorder.end_step(now, self._samples, self._tokens)
 
