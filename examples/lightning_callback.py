@@ -14,7 +14,6 @@ import lightning
 import torch
 
 import wellfed
-from wellfed.watch import spent
 
 
 class WellfedCallback(lightning.Callback):
@@ -62,7 +61,7 @@ class WellfedCallback(lightning.Callback):
     def _book(self, name: str) -> None:
         if self._mark:
             now = time.perf_counter()
-            spent(name, now - self._mark)
+            wellfed.spent(name, now - self._mark)
             self._mark = now
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from transformers import TrainerCallback
 
 import wellfed
-from wellfed.watch import spent
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -77,5 +76,5 @@ class WellfedCallback(TrainerCallback):  # type: ignore[misc]
     def _book(self, name: str) -> None:
         if self._mark:
             now = time.perf_counter()
-            spent(name, now - self._mark)
+            wellfed.spent(name, now - self._mark)
             self._mark = now
