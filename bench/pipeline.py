@@ -10,8 +10,8 @@ line of JSON: when the fault was, and how many steps a second ran before and dur
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import mmap
 import multiprocessing
 import os
 import tempfile
@@ -35,7 +35,7 @@ BATCH = 32
 FEATURES = 1024
 #: Bytes of the file behind the slow loader, and uncached small reads a sample.
 SIZE = 256 << 20
-READS = 24
+READS = 48
 #: Fourier transforms that a sample costs the CPU-bound loader.
 TRANSFORMS = 12
 
@@ -64,11 +64,13 @@ class Samples:
 
     def _read(self, index: int) -> None:
         """Small reads past the page cache, one after the other."""
-        file = os.open(self._path, os.O_RDONLY)
-        with contextlib.closing(os.fdopen(file, "rb", buffering=0)):
-            for at in np.random.default_rng(index).integers(0, SIZE >> 12, READS):
-                os.posix_fadvise(file, int(at) << 12, 4096, os.POSIX_FADV_DONTNEED)
-                os.pread(file, 4096, int(at) << 12)
+        file = os.open(self._path, os.O_RDONLY | os.O_DIRECT)
+        try:
+            with mmap.mmap(-1, 4096) as page:
+                for at in np.random.default_rng(index).integers(0, SIZE >> 12, READS):
+                    os.preadv(file, [page], int(at) << 12)
+        finally:
+            os.close(file)
 
 
 class Device(Protocol):
