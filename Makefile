@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test check lint types docs golden pictures score gpu bench-agent packages clean
+.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent packages clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -16,6 +16,10 @@ demo: $(BASE)
 
 test: $(DEV) packages
 	$(PY) -m pytest -n auto --dist loadgroup
+
+# Every kill, damage and hostile input of tests/chaos, not the sample that `make test` tries.
+chaos: $(DEV) packages
+	WELLFED_CHAOS=full $(PY) -m pytest -n auto --dist loadgroup tests/chaos
 
 check: $(DEV) lint types
 

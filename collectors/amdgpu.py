@@ -72,8 +72,10 @@ def parse_clock(text: bytes) -> float | None:
     >>> parse_clock(b"0: 500Mhz\\n1: 2100Mhz *")
     2100000000.0
     """
-    levels = [line.split()[1].lower().removesuffix(b"mhz") for line in text.splitlines() if b":" in line]
-    return max((float(level) * 1e6 for level in levels), default=None)
+    levels = [line.partition(b":")[2].split() for line in text.splitlines() if b":" in line]
+    if not all(levels):
+        raise ValueError(f"expected `n: <clock>Mhz`, found {text[:60]!r}")
+    return max((float(level[0].lower().removesuffix(b"mhz")) * 1e6 for level in levels), default=None)
 
 
 def parse_errors(text: bytes) -> dict[str, float]:

@@ -57,7 +57,10 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError("write a size such as 20GB or 512MiB")
     number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " "))
+    size = float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " ")
+    if size >= 2**63:
+        raise ValueError("write a size that a disk can have")
+    return int(size)
 
 
 def parse_time(text: str) -> datetime:
