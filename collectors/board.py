@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Board", "Rank"]
+__all__ = ["Board", "Levels", "Rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,22 @@ class Rank:
     found: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What another program says of the activity inside GPUs. taken: CLOCK_MONOTONIC. by_gpu: what a counter
+    of `gpu` grows by in a second, by column.
+    """
+
+    taken: float = 0.0
+    by_gpu: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Board:
     """One agent's. held: pids by GPU, by source. granted: job by GPU ("" = free), by scheduler. ranks: of
-    the loops heard lately. jobs: every job that holds a GPU or reports steps.
+    the loops heard lately. jobs: every job that holds a GPU or reports steps. devices: (GPU, GPU instance or
+    "") of every GPU and slice that the NVIDIA driver knows. unseen: those inside which it cannot look.
+    levels: what a dcgm-exporter says of those.
     """
 
     held: dict[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -36,6 +48,9 @@ class Board:
     ranks: tuple[Rank, ...] = ()
     jobs: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
+    levels: Levels = field(default_factory=Levels)
 
     def hold(self, source: str, holders: Mapping[str, Iterable[int]]) -> None:
         """Replaces what one source knows: the processes with a context, by GPU (none is known too)."""
