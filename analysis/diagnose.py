@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from wellfed.analysis.blame import with_blame
 from wellfed.analysis.features import join
 from wellfed.analysis.findings import episodes, findings
 from wellfed.analysis.hosts import facts, pressures
@@ -91,7 +92,7 @@ def diagnose(
         "totals": _totals(rows, split, rooted, price),
         "gpus": _gpus(rows, split),
         "jobs": _jobs(rows, split, rooted, tables["job"]),
-        "findings": found,
+        "findings": with_blame(found, tables, step),
         "coverage": _coverage(tables),
         "warnings": _warnings(rows, hosts),
         "hosts": facts(hosts),
