@@ -167,7 +167,7 @@ def test_an_array_is_read_with_its_token_from_the_configuration_file(
         path, headers = server.requests[0]
         assert (path, headers["Authorization"]) == ("/metrics/array?endpoint=x", "Bearer t0p-secret")
         server.status = 403
-        assert main(["doctor", *arguments]) == 0
+        assert main(["doctor", "--json", *arguments]) == 0
         told = capsys.readouterr().out
     assert "HTTP 403" in told
     assert "check the token in its file" in told
