@@ -21,6 +21,7 @@ from wellfed.analysis.live_state import MARK, State, load, save
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.store import Store
 from wellfed.collectors.catalog import TABLES
+from wellfed.prices import Prices
 
 __all__ = ["Judge", "Live", "LookBack", "Verdict"]
 
@@ -63,9 +64,9 @@ class Judge(Protocol):
 
 
 class LookBack:
-    """Diagnoses the last part of a store anew at each window. price: money for one GPU-hour, or None."""
+    """Diagnoses the last part of a store anew at each window. price: of GPU time, or None."""
 
-    def __init__(self, store: Store, price: float | None = None) -> None:
+    def __init__(self, store: Store, price: float | Prices | None = None) -> None:
         self._store = store
         self._price = price
 

@@ -14,6 +14,7 @@ import polars as pl
 from wellfed.analysis.diagnose import Diagnosis, diagnose
 from wellfed.analysis.store import Store
 from wellfed.collectors.catalog import TABLES
+from wellfed.prices import Prices
 
 __all__ = ["RANGES", "Answer", "Range", "Source", "StoreSource", "parse_range"]
 
@@ -48,7 +49,7 @@ class Answer:
 class Source(Protocol):
     """Where pages get their answers."""
 
-    price: float | None
+    price: Prices | None
     simulated: bool
 
     def answer(self, wanted: Range) -> Answer:
@@ -82,7 +83,7 @@ class StoreSource:
     def __init__(
         self,
         store: Store,
-        price: float | None = None,
+        price: Prices | None = None,
         simulated: bool = False,
         version: Callable[[], int] | None = None,
     ) -> None:

@@ -54,7 +54,8 @@ class Command:
         return call(values)
 
 
-_NODE = ("host", "procfs", "sysfs", "collectors")
+_SOURCES = ("procfs", "sysfs", "collectors", "dcgm_url", "inference_urls", "kueue_url", "array")
+_NODE = ("host", *_SOURCES)
 _KEEP = ("data", "retention_days", "retention_bytes")
 
 #: Every command by name, in the order of the help.
@@ -120,9 +121,16 @@ COMMANDS: Mapping[str, Command] = {
             "wellfed diagnose --from 6h --json",
         ),
         Command(
+            "report",
+            "the same answer to hand on: for everything, a job or a user",
+            ("data", "from", "to", "job", "user", "price", "format", "out"),
+            "wellfed.ask:report",
+            "wellfed report --job slurm:4711 --out report.html",
+        ),
+        Command(
             "doctor",
             "what this machine can and cannot measure, and the remedy",
-            ("procfs", "sysfs", "collectors", "json"),
+            (*_SOURCES, "json"),
             "wellfed.collectors.doctor:doctor",
             "wellfed doctor",
         ),
@@ -161,6 +169,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("action", choices=command.actions)
         for name in (*command.options, "config", "log_level"):
             option = OPTIONS[name]
+            if option.table is not None:
+                continue
             value = command.defaults.get(name, option.default)
             default = f" (default: {value})" if value not in (None, False) else ""
             if option.boolean:

@@ -28,6 +28,7 @@ from wellfed.errors import UserError
 from wellfed.ingest import Ingest, Token
 from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
+from wellfed.prices import Prices
 from wellfed.serve import bind, serve
 from wellfed.verdicts import hub_families, scrape, verdicts
 
@@ -52,7 +53,7 @@ def hub(options: Mapping[str, object]) -> int:
         pages = stack.enter_context(bind(str(options["address"])))
         listener = stack.enter_context(bind(otlp))
         price, days, size = options.get("price"), options["retention_days"], options["retention_bytes"]
-        assert price is None or isinstance(price, float)
+        assert price is None or isinstance(price, Prices)
         assert isinstance(days, float)
         assert isinstance(size, int)
         receiver = Receiver(store, Limits(late=min(Limits().late, days * 86_400)))

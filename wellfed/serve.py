@@ -13,6 +13,7 @@ from wellfed.analysis.store import Store
 from wellfed.collectors.http import listen, parse_address
 from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
+from wellfed.prices import Prices
 
 __all__ = ["bind", "serve"]
 
@@ -32,8 +33,8 @@ def serve(
     simulated: bool = False,
     version: Callable[[], int] | None = None,
 ) -> None:
-    """Serves until SIGINT or SIGTERM. price: money for one GPU-hour, or None. version: as in StoreSource."""
-    assert price is None or isinstance(price, float)
+    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version: as in StoreSource."""
+    assert price is None or isinstance(price, Prices)
     app = create_app(StoreSource(store, price=price, simulated=simulated, version=version))
     config = uvicorn.Config(
         app.server, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE

@@ -23,6 +23,7 @@ from wellfed.collectors.catalog import HOST, TABLES
 from wellfed.collectors.sampler import Sampler, Window, by_table
 from wellfed.hub import judge, keep
 from wellfed.options import DEFAULT_DATA
+from wellfed.prices import Prices
 from wellfed.serve import bind, serve
 from wellfed.verdicts import verdicts
 
@@ -41,7 +42,7 @@ def up(options: Mapping[str, object]) -> int:
             on_window=lambda window: store.append(frames(window, host)),
         )
         price = options.get("price")
-        assert price is None or isinstance(price, float)
+        assert price is None or isinstance(price, Prices)
         live = Live(store, LookBack(store, price))
         endpoint = metrics(sampler, options, more=lambda: verdicts(live))
         stack.callback(endpoint.close)
