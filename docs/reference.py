@@ -11,6 +11,7 @@ from wellfed.options import OPTIONS
 from wellfed.rules import RULES, catalogue, thresholds
 
 HERE = Path(__file__).parent
+OPERATOR = HERE.parent / "deploy" / "kubernetes" / "components" / "prometheus-operator"
 
 
 def metrics() -> str:
@@ -102,9 +103,29 @@ def alerts() -> str:
     return "\n".join(out) + "\n"
 
 
+def prometheus_rule() -> str:
+    """alerts/wellfed.rules.yml as an object of the Prometheus operator."""
+    rules = (HERE.parent / "alerts" / RULES[0]).read_text()
+    head = (
+        "# Generated from alerts/wellfed.rules.yml by `make docs`.\n"
+        "apiVersion: monitoring.coreos.com/v1\n"
+        "kind: PrometheusRule\n"
+        "metadata:\n"
+        "  name: wellfed\n"
+        "spec:\n"
+    )
+    body = rules[rules.index("groups:\n") :]
+    return head + "".join(f"  {line}" if line.strip() else line for line in body.splitlines(keepends=True))
+
+
 def pages() -> Mapping[Path, str]:
     """Every generated page with its text."""
-    return {HERE / "metrics.md": metrics(), HERE / "commands.md": commands(), HERE / "alerts.md": alerts()}
+    return {
+        HERE / "metrics.md": metrics(),
+        HERE / "commands.md": commands(),
+        HERE / "alerts.md": alerts(),
+        OPERATOR / "rules.yaml": prometheus_rule(),
+    }
 
 
 if __name__ == "__main__":
