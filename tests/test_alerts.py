@@ -205,6 +205,7 @@ def test_rules_are_written_as_they_ship_when_nothing_is_set(tmp_path: Path) -> N
         (["--threshold", "starved_share=0.2 or vector(1)"], "write a number"),
         (["--threshold", "starved_share"], "write name=value"),
         (["--price", "0"], "must be above 0"),
+        (["--price", "H100=3,2"], "give one price"),
     ],
 )
 def test_a_wrong_threshold_gets_one_line_and_writes_nothing(

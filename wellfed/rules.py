@@ -18,6 +18,7 @@ import yaml
 
 from wellfed.errors import UserError
 from wellfed.options import nearest
+from wellfed.prices import Prices
 
 __all__ = ["RULES", "Alert", "Threshold", "alerts", "catalogue", "render", "thresholds"]
 
@@ -103,8 +104,10 @@ def alerts(options: Mapping[str, object]) -> int:
     values = options.get("threshold") or {}
     assert isinstance(values, dict)
     price = options.get("price")
-    if price is not None:
-        values = {**values, "price": f"{price:.10g}"}
+    if isinstance(price, Prices):
+        if price.models:
+            raise UserError("--price: the verdicts do not tell models apart; give one price, such as 2.50")
+        values = {**values, "price": f"{price.default:.10g}"}
     rendered = {name: render(_text(name), values) for name in RULES}
     folder = options.get("write")
     if not folder:
