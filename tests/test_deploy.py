@@ -152,7 +152,7 @@ def test_containers_have_no_privilege(overlay: str) -> None:
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         for container in pod["containers"]:
-            assert container["image"].startswith("ghcr.io/")
+            assert container["image"] == "wellfed/wellfed:0.1.0"
             assert {"requests", "limits"} <= set(container["resources"])
         for container in (*pod["containers"], *pod.get("initContainers", [])):
             rights = container["securityContext"]
