@@ -51,6 +51,10 @@ class Command:
 
 _NODE = ("host", "procfs", "sysfs", "collectors")
 _KEEP = ("data", "retention_days", "retention_bytes")
+_SERVER = (
+    "prometheus", "selector", "header", "bearer_token_file", "basic_auth_file", "ca_file", "cert_file",
+    "key_file", "parallel",
+)  # fmt: skip
 
 #: Every command by name, in the order of the help.
 COMMANDS: Mapping[str, Command] = {
@@ -93,7 +97,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "diagnose",
             "name what starved the GPUs, with the evidence",
-            ("data", "from", "to", "price", "json"),
+            ("data", "from", "to", *_SERVER, "price", "json"),
             "wellfed.ask:diagnose",
             "wellfed diagnose --from 6h --json",
         ),
@@ -143,7 +147,13 @@ def parser() -> argparse.ArgumentParser:
             if option.boolean:
                 sub.add_argument(option.flag, dest=name, action="store_true", default=None, help=option.help)
             else:
-                sub.add_argument(option.flag, dest=name, metavar=option.metavar, help=option.help + default)
+                sub.add_argument(
+                    option.flag,
+                    dest=name,
+                    metavar=option.metavar,
+                    help=option.help + default,
+                    action="append" if option.many else "store",
+                )
     return top
 
 

@@ -76,13 +76,17 @@ def parse_time(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting. parse raises ValueError with what to write instead. default: None = not set."""
+    """One setting. parse raises ValueError with what to write instead. default: None = not set.
+
+    many: the flag may be given again; elsewhere each value stands on its own line.
+    """
 
     name: str
     help: str
     parse: Callable[[str], object] = _text
     default: object = None
     metavar: str = "TEXT"
+    many: bool = False
 
     @property
     def flag(self) -> str:
@@ -151,6 +155,21 @@ OPTIONS: Mapping[str, Option] = _options(
         "from", "start of the range: a time, or an age such as 6h (default: all)", parse_time, None, "TIME"
     ),
     Option("to", "end of the range: a time, or an age such as 10m", parse_time, None, "TIME"),
+    Option(
+        "prometheus",
+        "read this server (Prometheus, Thanos, Mimir, VictoriaMetrics) instead of files",
+        metavar="URL",
+    ),
+    Option(
+        "selector", 'label matchers for every series of the server, such as cluster="a"', metavar="LABELS"
+    ),
+    Option("header", "header for the server, 'Name: value'; may be given again", metavar="HEADER", many=True),
+    Option("bearer_token_file", "file with the bearer token for the server", metavar="FILE"),
+    Option("basic_auth_file", "file with user:password for the server", metavar="FILE"),
+    Option("ca_file", "certificates that the server's is checked against (PEM)", metavar="FILE"),
+    Option("cert_file", "client certificate for the server (PEM)", metavar="FILE"),
+    Option("key_file", "key of the client certificate (PEM)", metavar="FILE"),
+    Option("parallel", "queries that the server gets at a time", _whole, 4, "N"),
     Option("price", "price of one GPU for one hour, for cost figures", _positive, None, "MONEY"),
     Option("out", "folder to write to", metavar="DIR"),
     Option("json", "print JSON", _boolean, False),
@@ -191,7 +210,7 @@ def read_config(path: str) -> dict[str, str]:
 
 
 def resolve(
-    names: tuple[str, ...], flags: Mapping[str, str | bool | None], environ: Mapping[str, str]
+    names: tuple[str, ...], flags: Mapping[str, str | bool | list[str] | None], environ: Mapping[str, str]
 ) -> dict[str, object]:
     """Values of the named options: flag, else environment, else file, else default. Raises UserError."""
     path = flags.get("config") or environ.get(OPTIONS["config"].variable)
@@ -201,7 +220,8 @@ def resolve(
         option = OPTIONS[name]
         given = flags.get(name)
         if given is not None and given is not False:
-            values[name] = True if given is True else _parse(option, str(given), option.flag)
+            text = "\n".join(given) if isinstance(given, list) else str(given)
+            values[name] = True if given is True else _parse(option, text, option.flag)
         elif environ.get(option.variable, "") != "":
             values[name] = _parse(option, environ[option.variable], option.variable)
         elif name in config:
