@@ -97,7 +97,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "diagnose",
             "name what starved the GPUs, with the evidence",
-            ("data", "from", "to", *_SERVER, "price", "json"),
+            ("data", "from", "to", *_SERVER, "lake", "cluster", "price", "json"),
             "wellfed.ask:diagnose",
             "wellfed diagnose --from 6h --json",
         ),

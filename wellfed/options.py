@@ -169,6 +169,16 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("ca_file", "certificates that the server's is checked against (PEM)", metavar="FILE"),
     Option("cert_file", "client certificate for the server (PEM)", metavar="FILE"),
     Option("key_file", "key of the client certificate (PEM)", metavar="FILE"),
+    Option(
+        "lake",
+        "read the sealed hours of a store, folder or s3://bucket/path, file by file",
+        metavar="URL",
+    ),
+    Option(
+        "cluster",
+        "run --lake on Ray: local, or an address such as ray://head:10001 (default: in this process)",
+        metavar="ADDRESS",
+    ),
     Option("parallel", "queries that the server gets at a time", _whole, 4, "N"),
     Option("price", "price of one GPU for one hour, for cost figures", _positive, None, "MONEY"),
     Option("out", "folder to write to", metavar="DIR"),
