@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
 import os
 import ssl
@@ -26,8 +27,8 @@ __all__ = ["Access", "Api", "Refused", "Series", "server"]
 #: Seconds for one answer; a server gives up on its own after two minutes.
 TIMEOUT = 150.0
 CONNECT_TIMEOUT = 10.0
-#: Tries of one question, and the longest pause before one of them.
-TRIES, LONGEST_PAUSE = 5, 30
+#: Tries of one question; seconds of the first pause, which doubles, and of the longest one.
+TRIES, BACKOFF, LONGEST_PAUSE = 5, 0.3, 30
 #: What no split of a query helps against.
 _DENIED = {401: "who we are", 403: "what we may read", 407: "who we are (a proxy)"}
 
@@ -175,12 +176,14 @@ def server(url: str, access: Access | None = None) -> Api:
         redirect=3,
         status_forcelist=(429, 502, 503, 504),
         allowed_methods=None,
-        backoff_factor=0.3,
+        backoff_factor=BACKOFF,
         backoff_max=LONGEST_PAUSE,
-        backoff_jitter=0.3,
+        backoff_jitter=BACKOFF,
         retry_after_max=LONGEST_PAUSE,
         raise_on_status=False,
     )
+    # What a retry is about is told once, when the last one failed.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=TIMEOUT)
     context = _context(access) if parts.scheme == "https" else None
     pool = urllib3.PoolManager(maxsize=16, retries=retries, timeout=timeout, ssl_context=context)

@@ -165,10 +165,12 @@ class _Block:
         """Their samples as our column's, or as what it grows by in each window."""
         if self._family == "dcgm":
             # Part of a window blank, part not: the mean of both is no reading either.
-            values = np.where(values >= BLANK / 64, np.nan, values)
+            least = BLANK / 64 if name.use == "level" else BLANK
+            values = np.where(values >= least, np.nan, values)
         if name.use == "bits":
-            hit = (np.nan_to_num(values).astype(np.int64) & int(name.factor)) != 0
-            return np.where(np.isnan(values), np.nan, hit * self._grid.step)
+            known = (values >= 0) & (values < 2**53)
+            hit = (np.where(known, values, 0).astype(np.int64) & int(name.factor)) != 0
+            return np.where(known, hit * self._grid.step, np.nan)
         if name.use == "change":
             return self._changes(column, values)
         if column == "cpu_count":
