@@ -35,6 +35,8 @@ __all__ = ["Access", "Reader", "Reading", "annotate", "read", "server"]
 SAMPLES, MOST_WINDOWS, FIRST_WINDOWS = 300_000, 10_000, 30
 #: Seconds in which the rhythm of a metric is looked for, and series looked at.
 _LOOK, _LOOKED_AT = 600.0, 5
+#: Times that a query is refused until it is not asked any more.
+GIVEN_UP = 3
 #: How long after its end a window is asked for: scrapes take their time, and so does their way to the server.
 SETTLE = 30.0
 
@@ -112,9 +114,10 @@ class Reader:
 
     def warnings(self) -> list[str]:
         """What went wrong or had to be chosen so far, one line each."""
-        lines = [f"not read: {metric} {', '.join(spans)}" for metric, spans in list(self.missed.items())[:10]]
-        if len(self.missed) > 10:
-            lines.append(f"not read: {len(self.missed) - 10} more metrics")
+        missed = [(text, spans) for text, spans in self.missed.items() if spans]
+        lines = [f"not read: {metric} {', '.join(spans[:GIVEN_UP])}" for metric, spans in missed[:10]]
+        if len(missed) > 10:
+            lines.append(f"not read: {len(missed) - 10} more metrics")
         for table, things in self.carry.doubled.items():
             key, told = next(iter(things.items()))
             more = f" and {len(things) - 1} more" if len(things) > 1 else ""
@@ -155,9 +158,9 @@ class Reader:
         return float(round(statistics.median(gaps))) if gaps else 0.0
 
     def _ask(self, pool: ThreadPoolExecutor, queries: list[Query], grid: Grid) -> list[Answer]:
-        texts = list(dict.fromkeys(query.text for query in queries))
+        texts = [t for t in dict.fromkeys(q.text for q in queries) if len(self.missed.get(t, ())) < GIVEN_UP]
         answers = dict(zip(texts, pool.map(lambda text: self._range(text, grid), texts), strict=True))
-        return [Answer(query, answers[query.text]) for query in queries]
+        return [Answer(query, answers[query.text]) for query in queries if query.text in answers]
 
     def _range(self, text: str, grid: Grid) -> list[Series]:
         """The series of a query; of a slice that is refused, its halves'."""
@@ -165,8 +168,9 @@ class Reader:
         try:
             return self.api.range(text, grid.first, end, grid.step)
         except Refused as error:
-            if grid.windows == 1:
-                self.missed.setdefault(text, []).append(f"at {_shown(grid.first)}: {error}")
+            told = self.missed.setdefault(text, [])
+            if grid.windows == 1 or not error.large or len(told) >= GIVEN_UP:
+                told.append(f"until {_shown(end)}: {error}")
                 return []
             half = grid.windows // 2
             later = Grid(grid.first + half * grid.step, grid.step, grid.windows - half)
@@ -177,7 +181,7 @@ class Reader:
 
     def _pace(self, answers: list[Answer], windows: int) -> None:
         """Makes the next slice as long as the largest answer of this one suggests."""
-        largest = max(sum(len(one.times) for one in answer.series) for answer in answers)
+        largest = max((sum(len(one.times) for one in answer.series) for answer in answers), default=0)
         wanted = windows * SAMPLES / largest if largest else 4 * self.windows
         self.windows = int(max(1, min(wanted, 4 * self.windows, MOST_WINDOWS)))
 

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,12 +30,22 @@ TIMEOUT = 150.0
 CONNECT_TIMEOUT = 10.0
 #: Tries of one question; seconds of the first pause, which doubles, and of the longest one.
 TRIES, BACKOFF, LONGEST_PAUSE = 5, 0.3, 30
+#: How servers say that a query is too much: by its samples, points, series, bytes or time.
+_LARGE = re.compile(
+    r"too (many|large|long|big)|limit|exceed|max|memory|time.?out|timed out|status (4(13|22|29)|50[234])",
+    re.IGNORECASE,
+)
 #: What no split of a query helps against.
 _DENIED = {401: "who we are", 403: "what we may read", 407: "who we are (a proxy)"}
 
 
 class Refused(Exception):  # noqa: N818
-    """The server understood one query and would not answer it: too much at once, or an error of its own."""
+    """The server would not answer one query. large: because it was too much at once, as far as it says."""
+
+    @property
+    def large(self) -> bool:
+        """Whether less at once might be answered."""
+        return _LARGE.search(str(self)) is not None
 
 
 @dataclass(frozen=True, slots=True)
