@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from wellfed.analysis.lake import Partial, Segment, map_segment
+from wellfed.analysis.history import Partial, Segment, map_segment
 from wellfed.errors import UserError
 
 __all__ = ["run"]

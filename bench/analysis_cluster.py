@@ -9,8 +9,8 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from wellfed.analysis import cluster, lake
-from wellfed.analysis.lake import combine, plan
+from wellfed.analysis import cluster, history
+from wellfed.analysis.history import combine, plan
 from wellfed.analysis.scenarios import FleetStream
 from wellfed.analysis.store import Store
 
@@ -28,7 +28,7 @@ def measure(folder: Path, rounds: int) -> None:
             store.append(part)
             last = part["host"]["ts"].max()
         store.seal(last + timedelta(hours=2))  # type: ignore[operator]
-    lake.ROWS = 1
+    history.ROWS = 1
     segments = plan(str(folder))
     begin = time.perf_counter()
     ray.init(

@@ -11,8 +11,8 @@ import polars as pl
 
 from wellfed.analysis.cluster import run
 from wellfed.analysis.diagnose import Diagnosis, diagnose
+from wellfed.analysis.history import combine, plan
 from wellfed.analysis.inputs import read_tables
-from wellfed.analysis.lake import combine, plan
 from wellfed.analysis.promql import Access, Reader, annotate, from_headers, read, server
 from wellfed.errors import UserError
 from wellfed.options import DEFAULT_DATA

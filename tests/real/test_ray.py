@@ -13,10 +13,10 @@ import psutil
 import pytest
 from programs import until
 
-from wellfed.analysis import lake
+from wellfed.analysis import history
 from wellfed.analysis.cluster import run
-from wellfed.analysis.lake import combine, map_segment, plan
-from wellfed.analysis.lake_partial import Segment
+from wellfed.analysis.history import combine, map_segment, plan
+from wellfed.analysis.history_partial import Segment
 from wellfed.analysis.scenarios import simulate
 from wellfed.analysis.store import Store
 
@@ -30,7 +30,7 @@ def segments(tmp_path: Path) -> Iterator[list[Segment]]:
         store.append(simulation.tables)
         store.seal(simulation.end + timedelta(hours=2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lake, "ROWS", 1)
+        patch.setattr(history, "ROWS", 1)
         yield plan(str(tmp_path / "store"))
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import sys
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
+from programs import Programs, fetch, free_port, until
 
-from wellfed.analysis import lake
+from wellfed.analysis import history
 from wellfed.analysis.cluster import run
 from wellfed.analysis.diagnose import diagnose
-from wellfed.analysis.lake import combine, map_segment, plan
-from wellfed.analysis.lake_partial import Partial
+from wellfed.analysis.history import combine, map_segment, plan
+from wellfed.analysis.history_partial import Partial
 from wellfed.analysis.scenarios import Simulation, simulate
 from wellfed.analysis.store import Store
 from wellfed.cli import main
@@ -41,7 +44,7 @@ def url(simulation: Simulation, tmp_path_factory: pytest.TempPathFactory) -> str
 def partials(url: str) -> list[Partial]:
     """One an hour."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lake, "ROWS", 1)
+        patch.setattr(history, "ROWS", 1)
         return [map_segment(segment) for segment in plan(url)]
 
 
@@ -122,6 +125,46 @@ def test_an_hour_that_is_missing_is_left_out(url: str, tmp_path: Path) -> None:
     hour = 3600 * 8
     # The first window after a gap has no window before it.
     assert found["totals"]["gpu_seconds"] == pytest.approx((HOURS - 1) * hour, abs=2 * 8 * 10)
+
+
+@pytest.mark.real
+def test_object_storage_holds_the_same_answer(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = Programs(tmp_path)
+    port = free_port()
+    server = f"http://127.0.0.1:{port}"
+    programs.start(
+        sys.executable, "-c", f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    )
+    try:
+        until(lambda: fetch(f"{server}/moto-api/"), what="the S3 server")
+        for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        put(f"{server}/bucket", b"")
+        for path in Path(url).glob("*/*.parquet"):
+            put(f"{server}/bucket/a/{path.relative_to(url)}", path.read_bytes())
+        start, end = datetime(2026, 3, 2, 9, tzinfo=UTC), datetime(2026, 3, 2, 10, tzinfo=UTC)
+        near, far = (
+            combine(map_segment(segment) for segment in plan(where, start, end))
+            for where in (url, "s3://bucket/a/")
+        )
+        assert far["totals"]["gpu_seconds"] > 0.99 * 3600 * 8
+        assert json.dumps(near) == json.dumps(far)
+        with pytest.raises(UserError, match="no sealed hours in s3://bucket/b"):
+            plan("s3://bucket/b")
+        with pytest.raises(UserError, match="cannot read s3://elsewhere"):
+            plan("s3://elsewhere/a")
+    finally:
+        programs.stop()
+
+
+def put(url: str, body: bytes) -> None:
+    kind = {"content-type": "application/octet-stream"}
+    request = urllib.request.Request(url, data=body or None, headers=kind, method="PUT")
+    urllib.request.urlopen(request, timeout=60).close()
 
 
 def test_what_is_no_lake_is_one_clear_line(tmp_path: Path, url: str) -> None:

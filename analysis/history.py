@@ -16,8 +16,8 @@ from typing import Any
 import polars as pl
 
 from wellfed.analysis.diagnose import Diagnosis, diagnose
-from wellfed.analysis.lake_document import document
-from wellfed.analysis.lake_partial import GPU, RATIOS, SUMS, Partial, Segment
+from wellfed.analysis.history_document import document
+from wellfed.analysis.history_partial import GPU, RATIOS, SUMS, Partial, Segment
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import schema
 from wellfed.analysis.segments import hour_name, hour_start
@@ -89,12 +89,10 @@ def _hours(url: str, table: str) -> dict[str, tuple[str, int]]:
             extra_columns="ignore",
         )
         files = every.group_by("path").len().collect(engine="streaming")
-    except (pl.exceptions.ComputeError, FileNotFoundError) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         if "expanded" in str(error) or "No such file" in str(error):
             return {}
-        raise UserError(f"cannot read {url}/{table}: {(str(error).splitlines() or [''])[0]}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {url}: {error}") from error
+        raise UserError(f"cannot read {url}/{table}: {_reason(error)}") from error
     found = {}
     for path, count in files.iter_rows():
         hour = path.rpartition("/")[2].removesuffix(".parquet")
@@ -104,6 +102,11 @@ def _hours(url: str, table: str) -> dict[str, tuple[str, int]]:
             continue
         found[hour] = path, count
     return found
+
+
+def _reason(error: BaseException) -> str:
+    """The first line, which in object storage holds a whole document."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _tables(segment: Segment) -> dict[str, pl.LazyFrame]:
@@ -142,9 +145,7 @@ def map_segment(segment: Segment) -> Partial:
             diagnosis.document["warnings"],
         )
     except (OSError, pl.exceptions.ComputeError) as error:
-        raise UserError(
-            f"the lake's hour {segment.hours[0]} cannot be read: {(str(error).splitlines() or [''])[0]}"
-        ) from error
+        raise UserError(f"the lake's hour {segment.hours[0]} cannot be read: {_reason(error)}") from error
 
 
 def _us(column: str) -> pl.Expr:

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from wellfed.analysis.lake_partial import RATIOS, SUMS, Partial
+from wellfed.analysis.history_partial import RATIOS, SUMS, Partial
 from wellfed.errors import UserError
 
 __all__ = ["document"]
