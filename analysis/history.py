@@ -24,6 +24,7 @@ from wellfed.analysis.segments import hour_name, hour_start
 from wellfed.analysis.windows import amounts, boots
 from wellfed.collectors.catalog import TABLES
 from wellfed.errors import UserError
+from wellfed.prices import Prices
 
 __all__ = ["Partial", "Segment", "combine", "map_segment", "plan"]
 
@@ -156,6 +157,7 @@ def _gpus(windows: pl.DataFrame, energy: pl.LazyFrame, step: float) -> pl.DataFr
     key = ["ts", "host", "gpu"]
     spent = energy.select(
         *key,
+        "model",
         _us("dt").alias("gpu_us"),
         (pl.col("energy_joules") * 1e3).round().cast(pl.Int64).alias("millijoules"),
     )
@@ -167,7 +169,7 @@ def _gpus(windows: pl.DataFrame, energy: pl.LazyFrame, step: float) -> pl.DataFr
         # A rank without a GPU has no row of its own in `gpu`.
         .with_columns(pl.col("gpu_us").fill_null(round(step * 1e6)))
         .group_by(GPU)
-        .agg(pl.col("index").drop_nulls().last(), pl.col(SUMS).sum(), pl.col("ts").max())
+        .agg(pl.col("index", "model").drop_nulls().last(), pl.col(SUMS).sum(), pl.col("ts").max())
         .collect()
     )
 
@@ -233,6 +235,6 @@ def _findings(diagnosis: Diagnosis, segment: Segment, step: float) -> list[dict[
     return kept
 
 
-def combine(partials: Iterable[Partial], price: float | None = None) -> dict[str, Any]:
+def combine(partials: Iterable[Partial], price: Prices | None = None) -> dict[str, Any]:
     """The document of `wellfed diagnose --json` from all partials, in any order. UserError for none."""
     return document(sorted(partials, key=lambda partial: partial.segment.start), price)

@@ -11,8 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from wellfed.analysis.history_partial import RATIOS, SUMS, Partial
+from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced
+from wellfed.analysis.history_partial import GPU, RATIOS, SUMS, Partial
 from wellfed.errors import UserError
+from wellfed.prices import Prices
 
 __all__ = ["document"]
 
@@ -21,35 +23,53 @@ _SEVERITIES = ("info", "warning", "critical")
 _BRIDGE = timedelta(seconds=30)
 
 
-def document(partials: Sequence[Partial], price: float | None = None) -> dict[str, Any]:
-    """partials: by time, at least one. Raises UserError for none."""
+def document(partials: Sequence[Partial], prices: Prices | None = None) -> dict[str, Any]:
+    """partials: by time, at least one. Raises UserError for none.
+
+    What needs windows, or tokens, is null: joules_lost, hardware_flop_utilization, workload and so on.
+    """
     if not partials:
         raise UserError("there is nothing to add up")
     gpus = pl.concat([p.gpus for p in partials])
     causes = pl.concat([p.causes for p in partials])
     names = pl.concat([p.jobs for p in partials])
     totals = gpus.select(pl.col(SUMS).sum()).row(0, named=True)
+    used = _usage(gpus)
     return {
         "version": 1,
         "from": min(p.first for p in partials).isoformat(),
         "to": max(p.last for p in partials).isoformat(),
         "window_seconds": max(p.step for p in partials),
-        "price_per_gpu_hour": price,
+        "price_per_gpu_hour": mean_price(prices, used),
         "totals": {
             "gpu_seconds": totals["gpu_us"] / 1e6,
             **_level(totals),
             "by_cause": _by_cause(causes, [], root=False).get((), {}),
             "by_cause_root": _by_cause(causes, [], root=True).get((), {}),
-            "joules": totals["millijoules"] / 1e3 if totals["millijoules"] else None,
-            "cost_lost": None if price is None else totals["lost_us"] / 3.6e9 * price,
+            **efficiency(used, None, prices),
         },
         "gpus": _gpus(gpus, causes),
-        "jobs": _jobs(gpus, causes, names),
-        "findings": _findings(partials, price),
+        "jobs": [
+            {**job, **efficiency(used.filter(pl.col("job") == job["job"]), None, prices), "workload": None}
+            for job in _jobs(gpus, causes, names)
+        ],
+        "findings": priced(_findings(partials), prices, used),
         "coverage": _coverage(partials),
         "warnings": list(dict.fromkeys(text for p in partials for text in p.warnings)),
         "hosts": _hosts(partials),
     }
+
+
+def _usage(gpus: pl.DataFrame) -> pl.DataFrame:
+    """The sums in the columns of wellfed.analysis.cost.USAGE, as far as they are known."""
+    summed = gpus.group_by(GPU, maintain_order=True).agg(
+        pl.col("model").drop_nulls().last(),
+        (pl.col("covered_us").sum() / 1e6).alias("covered_seconds"),
+        (pl.col("lost_us").sum() / 1e6).alias("lost_seconds"),
+        (pl.col("millijoules").sum() / 1e3).alias("joules"),
+    )
+    known = summed.with_columns(pl.when(pl.col("joules") > 0).then("joules").alias("joules"))
+    return pl.concat([USAGE.to_frame(), known], how="diagonal")
 
 
 def _level(sums: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +154,7 @@ def _hosts(partials: Sequence[Partial]) -> list[dict[str, Any]]:
     ]
 
 
-def _findings(partials: Sequence[Partial], price: float | None) -> list[dict[str, Any]]:
+def _findings(partials: Sequence[Partial]) -> list[dict[str, Any]]:
     """All findings, those that go on in the next segment as one; amounts in seconds again."""
     open_: dict[tuple[Any, ...], dict[str, Any]] = {}
     done: list[dict[str, Any]] = []
@@ -157,7 +177,6 @@ def _findings(partials: Sequence[Partial], price: float | None) -> list[dict[str
     for finding in done:
         finding["end"] = None if finding.pop("still") else finding["end"]
         finding["lost_gpu_seconds"] /= 1e6
-        finding["cost"] = None if price is None else finding["lost_gpu_seconds"] / 3600 * price
     return sorted(done, key=lambda f: (-f["lost_gpu_seconds"], f["id"]))
 
 

@@ -37,7 +37,8 @@ class Segment:
 class Partial:
     """What a segment adds. Amounts are integers: `_us` microseconds.
 
-    gpus: host, gpu, job, index and sums. causes: host, gpu, job, cause, root (whether of that view), lost_us.
+    gpus: host, gpu, job, index, model and sums. causes: host, gpu, job, cause, root (whether of that view),
+    lost_us.
     jobs: job, name, user. hosts: host and, for each ratio, its sum in billionths and its count. coverage:
     table, column, filled, rows. first, last: `ts` of the rows. findings: as in the document, clipped to the
     segment, lost_gpu_seconds in microseconds.

@@ -14,8 +14,8 @@ __all__ = ["Board", "Rank"]
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A rank of a training loop as it told itself. gpu: "" where it did not say; pid: 0 where unknown; found:
-    the job by its process, which differs from `job` where the loop was given a name (WELLFED_JOB).
+    """A rank of a training loop as it told itself. gpu, run: "" where it did not say; pid: 0 where unknown;
+    found: the job by its process, which differs from `job` where the loop was given a name (WELLFED_JOB).
     """
 
     job: str
@@ -23,17 +23,22 @@ class Rank:
     gpu: str
     pid: int
     found: str = ""
+    run: str = ""
 
 
 @dataclass(slots=True)
 class Board:
-    """One agent's. held: pids by GPU, by source. granted: job by GPU ("" = free), by scheduler. ranks: of
-    the loops heard lately. jobs: every job that holds a GPU or reports steps.
+    """One agent's. held: pids by GPU, by source. granted: jobs by GPU (none = free), by scheduler. about:
+    info columns by job, by scheduler. ranks: of the loops heard lately. groups: inode of the control group
+    by job; a job that starts again has another. jobs: every job that holds a GPU or reports steps. names:
+    what a job is called instead of what was found.
     """
 
     held: dict[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
-    granted: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    granted: dict[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    about: dict[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     ranks: tuple[Rank, ...] = ()
+    groups: Mapping[str, int] = field(default_factory=dict)
     jobs: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -41,6 +46,19 @@ class Board:
         """Replaces what one source knows: the processes with a context, by GPU (none is known too)."""
         self.held[source] = {gpu: tuple(pids) for gpu, pids in holders.items()}
 
-    def grant(self, scheduler: str, jobs: Mapping[str, str]) -> None:
-        """Replaces what one scheduler says: the job of each GPU it manages, "" for a free one."""
-        self.granted[scheduler] = dict(jobs)
+    def grant(self, scheduler: str, jobs: Mapping[str, Iterable[str]]) -> None:
+        """Replaces what one scheduler says: the jobs of each GPU it manages, several where it is shared."""
+        self.granted[scheduler] = {gpu: tuple(sorted(set(found))) for gpu, found in jobs.items()}
+
+    def describe(self, scheduler: str, jobs: Mapping[str, Mapping[str, str]]) -> None:
+        """Replaces what one scheduler tells about its jobs: name, user, namespace, queue."""
+        self.about[scheduler] = {job: dict(info) for job, info in jobs.items()}
+
+    def info(self, job: str, behind: Iterable[str] = ()) -> dict[str, str]:
+        """What schedulers tell about a job. behind: the ids it was found under; a loop's own name is kept."""
+        told: dict[str, str] = {}
+        for found in (*sorted(behind), job):
+            for known in list(self.about.values()):
+                told |= known.get(found, {})
+        own = any(job in known for known in list(self.about.values()))
+        return told if own or not told or job in behind else told | {"name": job}

@@ -158,6 +158,11 @@ _HOST = _table(
     ),
     _counter("tcp_segments_out", "TCP segments sent", "segment"),
     _counter("tcp_retransmits", "TCP segments sent again", "segment"),
+    _gauge(
+        "jobs_pending",
+        "Jobs that wait in the cluster's queues, where this host was told to ask for them",
+        "job",
+    ),
     _gauge("boot_seconds", "Epoch of boot; a change starts a new segment of every counter of the host"),
 )
 

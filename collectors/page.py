@@ -24,7 +24,7 @@ FAMILIES = ("dcgm", "node_exporter")
 
 def roots_of(options: Mapping[str, object]) -> Roots:
     """Roots from --procfs and --sysfs. A root that is not there only leaves its collectors without input."""
-    roots = Roots(str(options["procfs"]), str(options["sysfs"]))
+    roots = Roots(str(options["procfs"]), str(options["sysfs"]), str(options.get("kueue") or ""))
     for flag, path in (("--procfs", roots.proc), ("--sysfs", roots.sys)):
         if not os.path.isdir(path):
             print(f"wellfed: {flag} {path}: no such folder", file=sys.stderr)

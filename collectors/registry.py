@@ -21,12 +21,14 @@ __all__ = ["COLLECTORS", "Collector", "Roots", "Row", "load", "register"]
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """Where procfs and sysfs are mounted, a test or a container points them elsewhere; and the board on which
-    the sources of one agent tell each other who holds what.
+    """Where procfs and sysfs are mounted, a test or a container points them elsewhere; kueue: the address of
+    Kueue's metrics, "" for none; and the board on which the sources of one agent tell each other who holds
+    what.
     """
 
     proc: str = "/proc"
     sys: str = "/sys"
+    kueue: str = ""
     board: Board = field(default_factory=Board, compare=False)
 
 
@@ -96,6 +98,8 @@ _PLUMBING = frozenset(
     {
         "agent",
         "board",
+        "devices",
+        "messages",
         "catalog",
         "columns",
         "doctor",

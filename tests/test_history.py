@@ -22,6 +22,7 @@ from wellfed.analysis.scenarios import Simulation, simulate
 from wellfed.analysis.store import Store
 from wellfed.cli import main
 from wellfed.errors import UserError
+from wellfed.prices import Prices
 
 HOURS = 3
 
@@ -56,7 +57,7 @@ def test_the_order_in_which_segments_are_done_changes_nothing(partials: list[Par
 
 
 def test_the_parts_are_whole_numbers_that_add_up(partials: list[Partial]) -> None:
-    document = combine(partials, price=2.0)
+    document = combine(partials, price=Prices(2.0))
     totals = document["totals"]
     for name in ("gpu_seconds", "covered_seconds", "lost_seconds"):
         assert totals[name] * 1e6 == pytest.approx(round(totals[name] * 1e6), abs=1e-3)
@@ -187,7 +188,7 @@ def test_the_command_reads_a_lake(url: str, capsys: pytest.CaptureFixture[str]) 
     document = json.loads(capsys.readouterr().out)
     assert document["findings"][0]["cause"] == "cpu.preprocess"
     assert main(["diagnose", "--lake", url]) == 0
-    assert "GPU time was productive" in capsys.readouterr().out
+    assert "8 GPUs in 1 job" in capsys.readouterr().out
     assert main(["diagnose", "--lake", url, "--data", url]) == 2
     assert main(["diagnose", "--cluster", "local"]) == 2
     assert "--cluster runs a --lake" in capsys.readouterr().err

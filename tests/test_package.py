@@ -76,6 +76,7 @@ def test_dependencies_point_one_way() -> None:
             "wellfed.collectors.catalog",
             "wellfed.collectors.names",
             "wellfed.errors",
+            "wellfed.prices",
             "wellfed.__version__",
         ),
         "dashboard": (
@@ -83,6 +84,7 @@ def test_dependencies_point_one_way() -> None:
             "wellfed.analysis",
             "wellfed.collectors.catalog",
             "wellfed.errors",
+            "wellfed.prices",
             "wellfed.__version__",
         ),
     }

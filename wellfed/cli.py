@@ -49,7 +49,7 @@ class Command:
         return call(values)
 
 
-_NODE = ("host", "procfs", "sysfs", "collectors")
+_NODE = ("host", "procfs", "sysfs", "collectors", "kueue")
 _KEEP = ("data", "retention_days", "retention_bytes")
 _SERVER = (
     "prometheus", "selector", "header", "bearer_token_file", "basic_auth_file", "ca_file", "cert_file",
@@ -102,9 +102,16 @@ COMMANDS: Mapping[str, Command] = {
             "wellfed diagnose --from 6h --json",
         ),
         Command(
+            "report",
+            "the same answer to hand on: for everything, a job or a user",
+            ("data", "from", "to", *_SERVER, "lake", "cluster", "job", "user", "price", "format", "out"),
+            "wellfed.ask:report",
+            "wellfed report --job slurm:4711 --out report.html",
+        ),
+        Command(
             "doctor",
             "what this machine can and cannot measure, and the remedy",
-            ("procfs", "sysfs", "collectors", "json"),
+            ("procfs", "sysfs", "collectors", "kueue", "json"),
             "wellfed.collectors.doctor:doctor",
             "wellfed doctor",
         ),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from wellfed.errors import UserError
+from wellfed.prices import Prices
 
 __all__ = ["OPTIONS", "Option", "parse_size", "parse_time", "read_config", "resolve"]
 
@@ -56,7 +57,10 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError("write a size such as 20GB or 512MiB")
     number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " "))
+    size = float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " ")
+    if size >= 2**63:
+        raise ValueError("write a size that a disk can have")
+    return int(size)
 
 
 def parse_time(text: str) -> datetime:
@@ -124,6 +128,7 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("procfs", "where procfs is mounted", default="/proc", metavar="DIR"),
     Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
     Option("collectors", "collectors to run, separated by commas (default: all)", metavar="NAMES"),
+    Option("kueue", "address of Kueue's metrics, for work that waits", metavar="URL"),
     Option("once", "read everything once, print the exposition and exit", _boolean, False),
     Option("self_profile", "run for ten seconds, print what each collector costs and exit", _boolean, False),
     Option(
@@ -180,8 +185,17 @@ OPTIONS: Mapping[str, Option] = _options(
         metavar="ADDRESS",
     ),
     Option("parallel", "queries that the server gets at a time", _whole, 4, "N"),
-    Option("price", "price of one GPU for one hour, for cost figures", _positive, None, "MONEY"),
-    Option("out", "folder to write to", metavar="DIR"),
+    Option(
+        "price",
+        "price of one GPU for one hour: 2.50, or by model: H100=2.98,A100=1.29,2.50",
+        Prices.parse,
+        None,
+        "MONEY",
+    ),
+    Option("job", "only this job, by its id or name", metavar="JOB"),
+    Option("user", "only the jobs of this user", metavar="NAME"),
+    Option("format", "text, html, markdown, csv or json (default: as --out ends)", metavar="FORMAT"),
+    Option("out", "folder or file to write to", metavar="PATH"),
     Option("json", "print JSON", _boolean, False),
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
     Option("gpus", "GPUs to simulate", _whole, None, "N"),

@@ -16,6 +16,7 @@ from wellfed.analysis.inputs import read_tables
 from wellfed.analysis.promql import Access, Reader, annotate, from_headers, read, server
 from wellfed.errors import UserError
 from wellfed.options import DEFAULT_DATA
+from wellfed.prices import Prices
 from wellfed.progress import progress
 
 __all__ = ["answer", "reader"]
@@ -82,7 +83,7 @@ def _of_lake(options: Mapping[str, object], start: datetime | None, end: datetim
             partials.append(partial)
             tell(len(partials) / len(segments))
     none = pl.DataFrame()
-    return Diagnosis(combine(partials, _price(options)), none, none, none)
+    return Diagnosis(combine(partials, _price(options)), none, none, none, none)
 
 
 def reader(options: Mapping[str, object]) -> Reader:
@@ -101,9 +102,9 @@ def reader(options: Mapping[str, object]) -> Reader:
     return Reader(server(str(options["prometheus"]), access), selector=selector, parallel=parallel)
 
 
-def _price(options: Mapping[str, object]) -> float | None:
+def _price(options: Mapping[str, object]) -> Prices | None:
     price = options.get("price")
-    assert price is None or isinstance(price, float)
+    assert price is None or isinstance(price, Prices)
     return price
 
 

@@ -160,4 +160,4 @@ def test_the_command_names_the_cause(
     assert document["findings"][0]["cause"] == "cpu.preprocess"
     assert document["from"] == start.isoformat()
     assert main([*arguments, "--to", (start + timedelta(seconds=600)).isoformat()]) == 0
-    assert "GPU time was productive" in capsys.readouterr().out
+    assert "16 GPUs in 1 job" in capsys.readouterr().out
