@@ -241,7 +241,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     sys.stdout.flush()
     analysis_servers.measure(folder / "slice", options.slice_gpus, options.slice_hours, options.rounds)
     sys.stdout.flush()
-    analysis_cluster.measure(folder / "cluster", rounds=2)
+    analysis_cluster.measure(folder / "cluster", rounds=1)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from wellfed.analysis.history import combine, plan
 from wellfed.analysis.scenarios import FleetStream
 from wellfed.analysis.store import Store
 
-GPUS, HOURS = 32, 4
+GPUS, HOURS = 80, 3
 
 
 def measure(folder: Path, rounds: int) -> None:

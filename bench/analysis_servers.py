@@ -54,7 +54,14 @@ def measure(folder: Path, gpus: int, hours: int, rounds: int) -> None:
     ours = sum(os.path.getsize(path) for path in paths) / samples
     print(f"bytes a sample\n  {'files':20}{ours:10.2f}{1:10.2f}")
     for name, (_, held) in servers.items():
-        size = sum(path.stat().st_size for path in held.rglob("*") if path.is_file()) / samples
+        size = (
+            sum(
+                path.stat().st_size
+                for path in held.rglob("*")
+                if path.is_file() and "cache" not in path.parts
+            )
+            / samples
+        )
         print(f"  {name:20}{size:10.2f}{size / ours:10.2f}")
 
 
@@ -142,4 +149,4 @@ def _victoria(running: Programs, folder: Path, paths: list[str]) -> tuple[str, P
     fetch(f"{url}/internal/force_flush")
     fetch(f"{url}/internal/force_merge")
     time.sleep(10)
-    return url, data / "data"
+    return url, data

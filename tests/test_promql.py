@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import JSON, Held, Reply, answering, refusal, serving, success
 
@@ -445,6 +445,7 @@ def test_every_pattern_of_the_names_is_one_that_promql_takes() -> None:
 # --- anything at all
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([200, 400, 422, 500, 503]))
 def test_no_bytes_are_mistaken_for_an_answer(body: bytes, status: int) -> None:
     with pytest.raises((UserError, Refused)):
@@ -460,6 +461,7 @@ SERIES = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {"resultType": st.just("matrix") | TREES, "result": st.lists(SERIES, max_size=3) | TREES}
@@ -498,6 +500,7 @@ VALUES = st.floats(allow_nan=True, allow_infinity=False) | st.sampled_from([0.0,
 POINTS = st.dictionaries(st.integers(-1, WINDOWS), VALUES, max_size=6)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(METRICS), st.lists(st.tuples(LABELS, POINTS), max_size=3), max_size=6))
 def test_any_series_become_rows_that_keep_the_contract(
     held: dict[str, list[tuple[dict[str, str], dict[int, float]]]],
