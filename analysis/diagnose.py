@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from wellfed.analysis.blame import with_blame
 from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced, tokens, usage
 from wellfed.analysis.features import join
 from wellfed.analysis.findings import episodes, findings
@@ -110,7 +111,7 @@ def diagnose(
             }
             for job in _jobs(rows, split, rooted, tables["job"])
         ],
-        "findings": found,
+        "findings": with_blame(found, tables, step),
         "coverage": _coverage(tables),
         "warnings": _warnings(rows, hosts),
         "hosts": facts(hosts),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Board", "Rank"]
+__all__ = ["Board", "Levels", "Rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,24 @@ class Rank:
     run: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What another program says of the activity inside GPUs. taken: CLOCK_MONOTONIC. by_gpu: what a counter
+    of `gpu` grows by in a second, by column.
+    """
+
+    taken: float = 0.0
+    by_gpu: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Board:
     """One agent's. held: pids by GPU, by source. granted: jobs by GPU (none = free), by scheduler. about:
     info columns by job, by scheduler. ranks: of the loops heard lately. groups: inode of the control group
     by job; a job that starts again has another. jobs: every job that holds a GPU or reports steps. names:
-    what a job is called instead of what was found.
+    what a job is called instead of what was found. devices: (GPU, GPU instance or "") of every GPU and slice
+    that the NVIDIA driver knows. unseen: those inside which it cannot look. levels: what a dcgm-exporter says
+    of those.
     """
 
     held: dict[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -41,6 +53,9 @@ class Board:
     groups: Mapping[str, int] = field(default_factory=dict)
     jobs: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
+    levels: Levels = field(default_factory=Levels)
 
     def hold(self, source: str, holders: Mapping[str, Iterable[int]]) -> None:
         """Replaces what one source knows: the processes with a context, by GPU (none is known too)."""

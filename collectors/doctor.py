@@ -98,7 +98,7 @@ def render(findings: Sequence[Finding], width: int) -> str:
         told = measured if finding.rows else finding.reason or "answers"
         if finding.rows and finding.reason:
             told += f"; {finding.reason}"
-        texts = [told, *([f"do: {finding.remedy}"] if finding.remedy and finding.status != "ok" else [])]
+        texts = [told, *([f"do: {finding.remedy}"] if finding.remedy and finding.reason else [])]
         wrapped = [line for text in texts for line in textwrap.wrap(text, max(30, width - indent)) or [""]]
         lines.append(f"{head}  {wrapped[0]}")
         lines += [" " * indent + line for line in wrapped[1:]]

@@ -1,7 +1,7 @@
 """Work that waits for GPUs: Kueue's pending workloads, so that a free GPU can be told from one nobody wants.
 
-What: jobs_pending of `host`, over all ClusterQueues, admissible now or not: both wait. Source: the metrics
-page of Kueue's controller (kueue_pending_workloads{cluster_queue,status}), only where --kueue names it, as
+What: jobs_pending of `host`, over all ClusterQueues, admissible now or not: both wait. Source: the page of
+Kueue's controller (kueue_pending_workloads{cluster_queue,status}), only where --kueue-url names it, as
 https://kueue-controller-manager-metrics-service.kueue-system.svc:8443/metrics. Which nodes a queue feeds is
 not told there, so the sum counts for the whole cluster, and one agent that asks is enough for all: the
 diagnosis takes the highest of its hosts. Cost: one page every 30 s. Privilege: over TLS the pod's service
@@ -11,15 +11,16 @@ https://kueue.sigs.k8s.io/docs/reference/metrics/
 
 from __future__ import annotations
 
-import contextlib
+import os
 import re
+from dataclasses import replace
 
+from wellfed.collectors.fetch import AbsentError, Page
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Kueue", "pending"]
 
 _TIMEOUT = 5.0
-_MAX_BYTES = 8 << 20
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105
 _LINE = re.compile(rb'^kueue_pending_workloads\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\}[ \t]+(\S+)', re.MULTILINE)
 _QUEUE = re.compile(rb'\bcluster_queue="((?:[^"\\]|\\.)*)"')
@@ -55,28 +56,29 @@ class Kueue:
         self.reason = ""
         self.remedy = ""
         self._token = token
+        self._page: Page | None = None
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._page is not None:
+            self._page.close()
 
     def read(self, roots: Roots, now: float) -> list[Row]:
-        """The host's row, or none where nobody told to ask. Raises OSError or ValueError."""
-        if not roots.kueue:
-            self.reason = "no Kueue was named"
+        """The host's row, or none where nobody told to ask or nothing answers. Raises ValueError."""
+        to = roots.endpoints.kueue
+        if to is None:
+            self.reason, self.remedy = "no Kueue was named", ""
             return []
-        page = self._get(roots.kueue)
+        if self._page is None:
+            # A credential leaves over TLS alone.
+            secret = to.url.startswith("https://") and os.path.exists(self._token)
+            self._page = Page(replace(to, token_file=self._token) if secret else to, _TIMEOUT)
+        try:
+            page = self._page.get()
+        except AbsentError as error:
+            self.reason, self.remedy = str(error), error.remedy
+            return []
         if b"\nkueue_" not in b"\n" + page:
-            raise ValueError(f"{roots.kueue}: no metrics of Kueue there")
-        self.reason = ""
+            raise ValueError(f"{to.name}: no metrics of Kueue there")
+        self.reason = self.remedy = ""
         return [Row("host", (), {"jobs_pending": sum(pending(page).values())})]
-
-    def _get(self, url: str) -> bytes:
-        # urllib costs 8 MiB, and only the agent that is told to asks.
-        from urllib.request import Request, urlopen
-
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"--kueue is {url!r}; write an address such as http://host:8080/metrics")
-        headers = {"User-Agent": "wellfed-agent"}
-        if url.startswith("https://"):
-            with contextlib.suppress(OSError), open(self._token, encoding="ascii") as file:
-                headers["Authorization"] = f"Bearer {file.read().strip()}"
-        with urlopen(Request(url, headers=headers), timeout=_TIMEOUT) as answer:  # noqa: S310
-            page: bytes = answer.read(_MAX_BYTES)
-        return page

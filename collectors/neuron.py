@@ -198,6 +198,11 @@ class Neuron:
         """Processes that use a device, as of the last line."""
         return {gpu: sorted(device.pids) for gpu, device in self._latest.items()}
 
+    @property
+    def starting(self) -> bool:
+        """True until a neuron-monitor that runs has said its first line."""
+        return self._monitor is not None and not self._monitor.spoke
+
     def close(self) -> None:
         """Ends neuron-monitor."""
         if self._monitor is not None:

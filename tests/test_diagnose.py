@@ -191,7 +191,7 @@ KEYS = {
     "jobs": {"job", "name", "user", "gpus", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root", "workload", *SPENT},
     "findings": {
         "id", "cause", "scope", "start", "end", "detected", "culprits", "severity", "lost_gpu_seconds", "cost",
-        "confidence", "evidence_for", "evidence_against", "missing_signals", "next_steps", "runbook",
+        "confidence", "evidence_for", "evidence_against", "missing_signals", "next_steps", "runbook", "blame",
     },
     "coverage": {"table", "column", "share"},
 }  # fmt: skip

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from exporters import SERVERS, foreign, own
 from programs import Programs
+from timeseries import SERVERS, foreign, own
 
 from wellfed.analysis.diagnose import diagnose
 from wellfed.analysis.promql import Reader, Reading, annotate, read, server

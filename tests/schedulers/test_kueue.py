@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wellfed.collectors.endpoints import Endpoints
+from wellfed.collectors.fetch import target
 from wellfed.collectors.kueue import Kueue, pending
 from wellfed.collectors.registry import Roots, Row
 
@@ -53,7 +55,7 @@ def controller() -> Iterator[Server]:
 
 
 def roots(server: Server) -> Roots:
-    return Roots(kueue=f"http://127.0.0.1:{server.server_port}/metrics")
+    return Roots(endpoints=Endpoints(kueue=target(f"127.0.0.1:{server.server_port}")))
 
 
 def test_pending_workloads_of_all_queues_are_one_number(controller: Server) -> None:
@@ -76,12 +78,23 @@ def test_an_empty_queue_is_zero_and_another_page_is_an_error(controller: Server)
         Kueue().read(roots(controller), 0.0)
 
 
-def test_who_was_not_told_does_not_ask_and_a_wrong_address_is_one_line() -> None:
+def test_who_was_not_told_does_not_ask_and_a_wrong_address_is_refused() -> None:
     collector = Kueue()
     assert collector.read(Roots(), 0.0) == []
     assert collector.reason == "no Kueue was named"
     with pytest.raises(ValueError, match="write an address"):
-        collector.read(Roots(kueue="file:///etc/passwd"), 0.0)
+        target("file:///etc/passwd")
+
+
+def test_a_controller_that_is_gone_is_a_reason_and_comes_back(controller: Server) -> None:
+    collector = Kueue()
+    there = roots(controller)
+    gone = Roots(endpoints=Endpoints(kueue=target("127.0.0.1:9")))
+    assert collector.read(gone, 0.0) == []
+    assert collector.reason == "nothing listens at http://127.0.0.1:9/metrics"
+    collector = Kueue()
+    assert collector.read(there, 0.0) == collector.read(there, 30.0) != []
+    collector.close()
 
 
 @given(st.binary(max_size=60))
