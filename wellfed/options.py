@@ -92,7 +92,8 @@ def parse_time(text: str) -> datetime:
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting. parse raises ValueError with what to write instead. default: None = not set. table: reads
-    a setting that is a table of the configuration file, and that alone; raises ValueError too.
+    a setting that is a table of the configuration file, and that alone; raises ValueError too. many: the flag
+    may be given again; elsewhere each value stands on its own line.
     """
 
     name: str
@@ -101,8 +102,8 @@ class Option:
     default: object = None
     metavar: str = "TEXT"
     table: Callable[[Mapping[str, object]], object] | None = None
-    #: The flag may be given again; together they read like one value with commas.
-    repeats: bool = False
+    #: The flag may be given again; what it was given is joined by this.
+    joined_by: str = ""
 
     @property
     def flag(self) -> str:
@@ -203,6 +204,33 @@ OPTIONS: Mapping[str, Option] = _options(
     ),
     Option("to", "end of the range: a time, or an age such as 10m", parse_time, None, "TIME"),
     Option(
+        "prometheus",
+        "read this server (Prometheus, Thanos, Mimir, VictoriaMetrics) instead of files",
+        metavar="URL",
+    ),
+    Option(
+        "selector", 'label matchers for every series of the server, such as cluster="a"', metavar="LABELS"
+    ),
+    Option(
+        "header", "header for the server, 'Name: value'; may be given again", metavar="HEADER", joined_by="\n"
+    ),
+    Option("bearer_token_file", "file with the bearer token for the server", metavar="FILE"),
+    Option("basic_auth_file", "file with user:password for the server", metavar="FILE"),
+    Option("ca_file", "certificates that the server's is checked against (PEM)", metavar="FILE"),
+    Option("cert_file", "client certificate for the server (PEM)", metavar="FILE"),
+    Option("key_file", "key of the client certificate (PEM)", metavar="FILE"),
+    Option(
+        "lake",
+        "read the sealed hours of a store, folder or s3://bucket/path, file by file",
+        metavar="URL",
+    ),
+    Option(
+        "cluster",
+        "run --lake on Ray: local, or an address such as ray://head:10001 (default: in this process)",
+        metavar="ADDRESS",
+    ),
+    Option("parallel", "queries that the server gets at a time", _whole, 4, "N"),
+    Option(
         "price",
         "price of one GPU for one hour: 2.50, or by model: H100=2.98,A100=1.29,2.50",
         Prices.parse,
@@ -224,7 +252,7 @@ OPTIONS: Mapping[str, Option] = _options(
         parse_pairs,
         None,
         "NAME=VALUE",
-        repeats=True,
+        joined_by=",",
     ),
     Option("runbooks", "where runbook links point to (default: the runbooks written)", metavar="URL"),
     Option("log_level", "debug, info, warning or error", default="warning", metavar="LEVEL"),
@@ -278,7 +306,7 @@ def resolve(
         option = OPTIONS[name]
         given = flags.get(name)
         if given is not None and given is not False:
-            text = ",".join(given) if isinstance(given, list) else str(given)
+            text = option.joined_by.join(given) if isinstance(given, list) else str(given)
             values[name] = True if given is True else _parse(option, text, option.flag)
         elif environ.get(option.variable, "") != "":
             values[name] = _parse(option, environ[option.variable], option.variable)
