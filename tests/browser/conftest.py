@@ -36,7 +36,7 @@ class Visit:
     def open(self, url: str) -> Page:
         """Loads an address cold and waits for its verdict."""
         self.page.goto(url)
-        self.page.wait_for_selector("main h2, main #verdict", timeout=20_000)
+        self.page.wait_for_selector("#verdict", timeout=20_000)
         return self.page
 
     def clean(self) -> None:
