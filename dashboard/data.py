@@ -28,6 +28,10 @@ log = logging.getLogger("wellfed.dashboard")
 
 #: Answers kept at once.
 _KEEP = 8
+#: GPU windows of all kept answers together, above which only the newest answer stays: about 2 GB.
+_KEEP_ROWS = 4_000_000
+#: Things derived from one answer that are kept.
+_DERIVED = 64
 #: Seconds for which an outdated answer is shown while the next one is made; beyond that one waits for it.
 _LINGER = 120.0
 #: At most one part in this many of a core goes into refreshing one range.
@@ -61,13 +65,29 @@ class Answer:
             if key not in self._derived:
                 self._derived[key] = derive(self, *args, **no)
             self._asked[key] = lambda answer: answer.once(derive, *args, **no)
-            return cast("_T", self._derived[key])
+            found = cast("_T", self._derived[key])
+            for kept in (self._derived, self._asked):
+                while len(kept) > _DERIVED:
+                    del kept[next(iter(kept))]
+            return found
 
     def prepare(self, earlier: Answer) -> None:
         """Derives what pages asked of an earlier answer."""
         for ask in list(earlier._asked.values()):
-            ask(self)
+            try:
+                ask(self)
+            except Exception as error:
+                # A finding that was there may be gone.
+                log.debug("not derived again: %r", error)
         self._asked.clear()
+
+
+#: What tells one kept answer from another.
+_Key = tuple[object, ...]
+
+
+def _key(wanted: Range) -> _Key:
+    return (wanted.text,) if wanted.live else (wanted.start, wanted.end)
 
 
 class Source(Protocol):
@@ -91,13 +111,13 @@ class StoreSource:
         self.simulated = simulated
         self._store = store
         self._lock = threading.Lock()
-        self._kept: dict[str, Answer] = {}
-        self._making: dict[str, Future[Answer]] = {}
-        self._pause: dict[str, float] = {}
+        self._kept: dict[_Key, Answer] = {}
+        self._making: dict[_Key, Future[Answer]] = {}
+        self._pause: dict[_Key, float] = {}
 
     def answer(self, wanted: Range) -> Answer:
         """The answer for a range. Raises what reading the store raised, when there is none to show yet."""
-        key = wanted.text
+        key = _key(wanted)
         with self._lock:
             kept = self._kept.get(key)
             fresh = kept is not None and (not wanted.live or kept.revision == self._store.version)
@@ -112,7 +132,10 @@ class StoreSource:
             return kept
         return making.result()
 
-    def _rests(self, key: str) -> bool:
+    def _rows(self) -> int:
+        return sum(answer.diagnosis.windows.height for answer in self._kept.values())
+
+    def _rests(self, key: _Key) -> bool:
         return time.monotonic() < self._pause.get(key, 0.0)
 
     def _make(self, wanted: Range, earlier: Answer | None, made: Future[Answer]) -> None:
@@ -125,7 +148,7 @@ class StoreSource:
             made.set_result(answer)
         finally:
             with self._lock:
-                del self._making[wanted.text]
+                del self._making[_key(wanted)]
 
     def _compute(self, wanted: Range, earlier: Answer | None) -> Answer:
         began = time.monotonic()
@@ -141,9 +164,12 @@ class StoreSource:
         if earlier is not None:
             made.prepare(earlier)
         with self._lock:
-            self._kept.pop(wanted.text, None)
-            self._kept[wanted.text] = made
-            self._pause[wanted.text] = time.monotonic() + (_SHARE - 1) * (time.monotonic() - began)
-            while len(self._kept) > _KEEP:
-                del self._kept[next(iter(self._kept))]
+            key = _key(wanted)
+            self._kept.pop(key, None)
+            self._kept[key] = made
+            self._pause[key] = time.monotonic() + (_SHARE - 1) * (time.monotonic() - began)
+            while len(self._kept) > 1 and (len(self._kept) > _KEEP or self._rows() > _KEEP_ROWS):
+                oldest = next(iter(self._kept))
+                del self._kept[oldest]
+                self._pause.pop(oldest, None)
         return made

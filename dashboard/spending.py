@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from wellfed.analysis.windows import on_grid
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import owners
 
@@ -34,16 +35,14 @@ def _energy(answer: Answer) -> pl.DataFrame:
     ms = pl.col("ts").dt.epoch("ms")
     same = pl.col("_key") == pl.col("_key").shift()
     used, seconds = pl.col("energy_joules").diff(), ms.diff() / 1000
-    half = round(500 * window)
-    # The diagnosis puts windows on a grid.
-    on_grid = ((ms + half) // (2 * half) * (2 * half)).cast(pl.Datetime("ms", "UTC"))
     return (
         answer.tables["gpu"]
         .select("ts", "host", "gpu", "energy_joules")
         .with_columns(pl.struct("host", "gpu").hash().alias("_key"))
         .sort("_key", "ts")
         .select(
-            on_grid.alias("ts"),
+            # The grid that the diagnosis puts windows on.
+            on_grid(window).alias("ts"),
             "host",
             "gpu",
             pl.when(same & (seconds > 0) & (seconds <= _GAP * window) & (used >= 0))

@@ -113,6 +113,37 @@ def test_a_failed_refresh_leaves_the_last_answer(
     assert "disk on fire" in caplog.text
 
 
+def test_what_can_no_longer_be_derived_does_not_stop_the_next_answer(store: Store) -> None:
+    source = StoreSource(store)
+    first = source.answer(live())
+
+    def once_only(answer: Answer) -> str:
+        if answer is not first:
+            raise StopIteration("the finding is gone")
+        return "here"
+
+    assert first.once(once_only) == "here"
+    source._pause.clear()
+    window(store, 10)
+    second = until(lambda: (found := source.answer(live())) is not first and found, what="the next answer")
+    assert second.revision > first.revision
+
+
+def test_few_answers_and_few_derivations_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = StoreSource(store)
+    now = datetime.now(UTC)
+    ranges = [data.Range("", now - timedelta(minutes=m), now, False) for m in range(1, 12)]
+    for wanted in ranges:
+        source.answer(wanted)
+    assert len(source._kept) == 8
+    monkeypatch.setattr(data, "_KEEP_ROWS", 1)
+    last = source.answer(data.Range("", now - timedelta(minutes=20), now, False))
+    assert list(source._kept.values()) == [last]
+    for n in range(100):
+        assert last.once(lambda answer, number: number, n) == n
+    assert len(last._derived) <= 64
+
+
 def test_the_first_answer_raises_what_went_wrong(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **more: object) -> object:
         raise OSError("disk on fire")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import polars as pl
 from dash import dcc, html
 
-from wellfed.dashboard.data import Answer
-from wellfed.dashboard.derive import binned, grid_of, per_second
 from wellfed.dashboard.facts import step_for
-from wellfed.dashboard.heat import amounts_map, rack_of
+from wellfed.dashboard.heat import amounts_map
 from wellfed.dashboard.parts import (
     Column,
     card,
@@ -21,27 +19,13 @@ from wellfed.dashboard.parts import (
     twin,
     verdict,
 )
+from wellfed.dashboard.ports import MEASURES, by_rail, highest, is_crowded, port_rows
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import Component, Page, View, host_path
 from wellfed.dashboard.words import amount, family, share
 
 __all__ = ["body"]
 
-_ERRORS = (
-    "symbol_errors",
-    "link_downed",
-    "link_recovery",
-    "rcv_errors",
-    "xmit_discards",
-    "packet_seq_errors",
-    "out_of_sequence",
-    "ack_timeouts",
-    "buffer_overruns",
-    "integrity_errors",
-    "rnr_nak_retries",
-)
-_CROWDED = ("xmit_wait_ticks", "cnp_handled", "ecn_marked", "pause_seconds")
-_LOAD = ("rx_bytes", "tx_bytes")
 #: Rows of the heat map over time.
 _SHOWN = 24
 #: Rows of the table.
@@ -66,66 +50,27 @@ _COLUMNS = (
 def body(view: View) -> Page:
     """The page."""
     crumbs = [html.H1("Fabric")]
-    ports = view.answer.once(_ports)
+    ports = view.answer.once(port_rows)
     if ports.is_empty():
         text = (
             "No port reports in this range: no InfiniBand, RoCE or Ethernet collector yields here. On a host:"
         )
         return Page(crumbs, [missing("Nothing to show", text, "wellfed doctor")])
+    asked = view.query.get("by", "")
+    by = asked if asked in MEASURES else ""
     findings = [f for f in view.document["findings"] if family(f["cause"]) in ("network", "straggler")]
     return Page(
         crumbs,
         [
             verdict(*_sentence(view, ports)),
             _figures(ports),
-            html.Div([_matrix(view, ports), _over(view, ports)], className="half"),
+            html.Div([_matrix(view, by), _over(view, by)], className="half"),
             card(
                 "Findings", findings_table(view, findings, "No fabric finding in this range."), classes="pad0"
             ),
             _table(view, ports),
         ],
     )
-
-
-def _binned(answer: Answer) -> pl.DataFrame:
-    rows = binned(answer, "port", (*_LOAD, *_ERRORS, *_CROWDED), ("rate_bps", "up"), ("link",), points=96)
-    bits = 8 * pl.max_horizontal(*_LOAD) / pl.col("seconds")
-    errors = pl.sum_horizontal(*(pl.col(c).fill_null(0.0) for c in _ERRORS if c != "out_of_sequence"))
-    return rows.with_columns(
-        (bits / pl.col("rate_bps")).alias("load"),
-        errors.alias("errors"),
-        per_second("xmit_wait_ticks").alias("waits"),
-        pl.format("{} {}", "host", "port").alias("name"),
-    )
-
-
-def _ports(answer: Answer) -> pl.DataFrame:
-    """A row a port: load, rates, errors and signs of congestion over the range."""
-    rows = answer.once(_binned)
-    ports = rows.group_by("host", "port", "name").agg(
-        pl.col("link").last(),
-        pl.col("rate_bps").last(),
-        pl.col("up").last(),
-        pl.col("load").mean(),
-        pl.col("seconds").sum(),
-        pl.col(*_LOAD, "errors", "link_downed", *_CROWDED).sum(),
-        pl.col("load").max().alias("peak"),
-    )
-    usual = pl.col("rate_bps").mode().first().over("link")
-    waits = pl.col("xmit_wait_ticks") / pl.col("seconds")
-    return ports.with_columns(
-        (pl.col("rate_bps") < usual).alias("slow"),
-        waits.alias("waits"),
-        (waits.median().over("link")).alias("usual_waits"),
-    ).sort("host", "port")
-
-
-def _crowded() -> pl.Expr:
-    """Ports that wait well above the others of their kind, are paused, or are told to slow down."""
-    waits = pl.col("waits") > pl.max_horizontal(10 * pl.col("usual_waits"), pl.lit(1e5))
-    paused = pl.col("pause_seconds").fill_null(0.0) > 0.01 * pl.col("seconds")
-    told = pl.col("cnp_handled").fill_null(0.0) > pl.col("seconds")
-    return (waits | paused | told).fill_null(False)
 
 
 def _sentence(view: View, ports: pl.DataFrame) -> list[Component]:
@@ -137,7 +82,7 @@ def _sentence(view: View, ports: pl.DataFrame) -> list[Component]:
     bad = ports.filter(
         (pl.col("link_downed") > 0) | (pl.col("errors") > 0) | pl.col("slow") | (pl.col("up") == 0)
     )
-    crowded = ports.filter(_crowded())
+    crowded = ports.filter(is_crowded())
     told: list[Component] = [html.B(lead), "; "]
     if bad.is_empty() and crowded.is_empty():
         return [*told, "no port has errors, runs below its rate or is crowded."]
@@ -154,7 +99,7 @@ def _sentence(view: View, ports: pl.DataFrame) -> list[Component]:
 def _figures(ports: pl.DataFrame) -> Component:
     down = int((ports["up"] == 0).sum())
     slow, errors = int(ports["slow"].sum()), float(ports["errors"].sum() or 0.0)
-    crowded = ports.filter(_crowded()).height
+    crowded = ports.filter(is_crowded()).height
     links = ", ".join(f"{n:,} {kind}" for kind, n in ports.group_by("link").len().sort("link").iter_rows())
     tiles = [
         kpi("Ports", f"{ports.height - down:,}", f"of {ports.height:,} up", links, bad=down > 0),
@@ -173,57 +118,28 @@ def _figures(ports: pl.DataFrame) -> Component:
     return html.Div(tiles, className="kpis four")
 
 
-def _value(view: View) -> tuple[str, pl.Expr, str]:
-    """(what, of a port, its unit) of the URL's `by`."""
-    by = view.query.get("by", "")
-    if by == "errors":
-        return "errors", pl.col("errors"), ""
-    if by == "crowded":
-        return "waits for credit", pl.col("xmit_wait_ticks") / pl.col("seconds"), "ticks/s"
-    return "load", 100 * pl.col("load"), "%"
-
-
-def _matrix(view: View, ports: pl.DataFrame) -> Component:
-    """Rack by rail: without a topology this is how a leaf or a plane that is bad shows."""
-    what, value, unit = _value(view)
-    fabric = ports.filter(pl.col("link") != "ethernet")
-    chosen = fabric if fabric.height else ports
-    racks = chosen["host"].map_elements(rack_of, return_dtype=pl.String).alias("rack")
-    rows = (
-        chosen.with_columns(racks)
-        .group_by("rack", "port")
-        .agg(value.mean().alias("value"))
-        .sort("rack", "port")
-    )
-    wide = rows.pivot("port", index="rack", values="value")
-    rails = sorted(c for c in wide.columns if c != "rack")
-    cells = [[r["rack"], *(_cell(r[c], unit) for c in rails)] for r in wide.iter_rows(named=True)]
-    top = float(rows["value"].max() or 0.0) or 1.0  # type: ignore[arg-type]
-    body_ = [
-        [
-            name,
-            *(
-                html.Div(text, className="cell", style={"--level": f"{100 * (rows_value or 0.0) / top:.0f}%"})
-                for text, rows_value in zip(texts, values, strict=True)
-            ),
-        ]
-        for (name, *texts), values in zip(
-            cells, ([r[c] for c in rails] for r in wide.iter_rows(named=True)), strict=True
-        )
+def _matrix(view: View, by: str) -> Component:
+    measure, found = MEASURES[by], view.answer.once(by_rail, by)
+    top = max((value for row in found.values for value in row if value is not None), default=0.0) or 1.0
+    rows = [
+        [rack, *(_shaded(value, top, measure.unit) for value in row)]
+        for rack, row in zip(found.racks, found.values, strict=True)
     ]
-    ways = [(name, view.here(by=way), way == view.query.get("by", "")) for way, name in _WAYS]
-    found = table(["Rack", *(f"{rail}#" for rail in rails)], body_, "", f"Mean {what} by rack and rail")
+    columns = ["Rack", *(f"{rail}#" for rail in found.rails)]
+    note = "No collector reports leaves and spines, so ports are grouped by rack and rail."
     return card(
         "Racks by rails",
-        html.Div(found, className="tall"),
-        html.P(
-            "No collector reports leaves and spines, so ports are grouped by rack and rail.",
-            className="note in",
-        ),
-        sub=f"mean {what}",
-        right=chips(ways, "Show"),
+        html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall"),
+        html.P(note, className="note in"),
+        sub=f"mean {measure.name}",
+        right=chips([(name, view.here(by=way), way == by) for way, name in _WAYS], "Show"),
         classes="pad0",
     )
+
+
+def _shaded(value: float | None, top: float, unit: str) -> Component:
+    level = f"{100 * (value or 0.0) / top:.0f}%"
+    return html.Div(_cell(value, unit), className="cell", style={"--level": level})
 
 
 def _cell(value: float | None, unit: str) -> str:
@@ -232,19 +148,16 @@ def _cell(value: float | None, unit: str) -> str:
     return share(value / 100) if unit == "%" else amount(value, unit).strip()
 
 
-def _over(view: View, ports: pl.DataFrame) -> Component:
-    what, value, unit = _value(view)
-    rows = view.answer.once(_binned).select("at", "name", value.alias("value"))
-    order = rows.group_by("name").agg(pl.col("value").max()).sort("value", "name", descending=[True, False])
-    names = order["name"].head(_SHOWN).to_list()
-    stamps, values = grid_of(rows, "name", "value", names)
-    told = [(name, _cell(top, unit)) for name, top in order.head(_SHOWN).iter_rows()]
-    summary = f"Ports with the highest {what}: " + ", ".join(f"{name} {top}" for name, top in told[:5])
+def _over(view: View, by: str) -> Component:
+    measure, found = MEASURES[by], view.answer.once(highest, by, _SHOWN)
+    told = [(name, _cell(top, measure.unit)) for name, top in zip(found.names, found.tops, strict=True)]
+    summary = f"Ports with the highest {measure.name}: " + ", ".join(f"{n} {top}" for n, top in told[:5])
+    figure = amounts_map(view.skin, found.stamps, found.names, found.values, measure.unit)
     return card(
         "Ports over time",
-        time_plot("ports", amounts_map(view.skin, stamps, names, values, unit), 420, summary),
+        time_plot("ports", figure, 420, summary),
         twin(("Port", "Highest#"), told, "Ports over time"),
-        sub=f"{what} of the {len(names)} highest, per {step_for(view.answer):.0f} s",
+        sub=f"{measure.name} of the {len(told)} highest, per {step_for(view.answer):.0f} s",
     )
 
 

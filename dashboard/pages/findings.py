@@ -108,7 +108,7 @@ def detail(view: View, name: str) -> Page:
 
 def _over_time(answer: Answer, id_: str) -> tuple[Array, Array, float]:
     """Milliseconds of each bin and GPU-hours that the finding's GPUs lost to its cause in it."""
-    found = next(f for f in answer.diagnosis.document["findings"] if f["id"] == id_)
+    (found,) = (f for f in answer.diagnosis.document["findings"] if f["id"] == id_)
     step = step_for(answer, 240)
     every = timedelta(seconds=step)
     rows = (

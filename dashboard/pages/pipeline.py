@@ -61,10 +61,9 @@ def body(view: View) -> Page:
 
 def _job(view: View) -> str:
     """The job of the URL; else the one that loses most to a stage; "" for all."""
-    asked = view.query.get("job")
+    asked, jobs = view.query.get("job"), view.document["jobs"]
     if asked is not None:
-        return "" if asked == "all" else asked
-    jobs = view.document["jobs"]
+        return asked if any(j["job"] == asked for j in jobs) else ""
     waits = {j["job"]: sum(s for c, s in j["by_cause"].items() if _is_stage(c)) for j in jobs}
     return max(waits, key=lambda name: waits[name]) if waits and max(waits.values()) > 0 else ""
 

@@ -2,73 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 import polars as pl
 from dash import dcc, html
 
 from wellfed.dashboard.data import Answer
-from wellfed.dashboard.derive import binned, grid_of
+from wellfed.dashboard.derive import binned
 from wellfed.dashboard.facts import owners, step_for
-from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import amounts_map
 from wellfed.dashboard.parts import card, legend, missing, table, time_plot, twin, verdict
+from wellfed.dashboard.targets import POINTS, Slow, Target, slow_targets
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import Component, Page, View, job_path
 from wellfed.dashboard.words import amount, family, hours, share
 
 __all__ = ["body"]
 
-#: Rows of the heat map, and of the table beside it.
-_TARGETS = 14
+#: Jobs in the table of who reads.
 _JOBS = 8
-_MOUNT = (
-    "read_bytes",
-    "written_bytes",
-    "reads",
-    "metadata_ops",
-    "read_rtt_seconds",
-    "read_exec_seconds",
-    "retransmits",
-)
-_DISK = ("read_bytes", "written_bytes", "reads", "read_seconds", "busy_seconds")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A mount or a disk; seconds are of one read. worst: of its bins; array: the server's own latency.
-
-    busy: share of time, disks only.
-    """
-
-    name: str
-    clients: int
-    read: float
-    written: float
-    latency: float | None
-    best: float | None
-    worst: float | None
-    queue: float | None
-    array: float | None
-    small: float | None
-    retransmits: float
-    busy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Slow:
-    """Targets, the slowest first, with their latency over time in seconds: (targets, stamps)."""
-
-    targets: Sequence[Target]
-    stamps: Array
-    latency: Array
 
 
 def body(view: View) -> Page:
     """The page."""
     crumbs = [html.H1("Storage")]
-    slow = view.answer.once(_slow)
+    slow = view.answer.once(slow_targets)
     if not slow.targets:
         text = "No disk and no mount reports in this range. Start an agent on the machines that read:"
         return Page(crumbs, [missing("Nothing to show", text, "wellfed agent")])
@@ -86,105 +42,6 @@ def body(view: View) -> Page:
             ),
         ],
     )
-
-
-def _slow(answer: Answer) -> Slow:
-    mounts = binned(answer, "mount", _MOUNT, (), ("server",), points=120).with_columns(
-        pl.col("mount").alias("name"), pl.col("read_exec_seconds").alias("wait")
-    )
-    disks = binned(answer, "disk", _DISK, points=120).with_columns(
-        pl.format("{} {}", "host", "device").alias("name"), pl.col("read_seconds").alias("wait")
-    )
-    arrays = _arrays(answer)
-    targets = [
-        _mount(str(name), rows, arrays) for (name,), rows in mounts.group_by("name", maintain_order=True)
-    ]
-    targets += _disks(disks)
-    targets.sort(key=lambda t: (t.busy is not None, -(t.worst or 0.0), -(t.busy or 0.0)))
-    # A disk at rest says nothing.
-    used = [t for t in targets if t.busy is None or t.busy >= 0.01 or t.read > 0]
-    shown = (used or targets)[:_TARGETS]
-    timed = [t.name for t in shown if t.latency is not None]
-    long = pl.concat([frame.select("at", "name", "wait", "reads") for frame in (mounts, disks)])
-    latency = long.group_by("name", "at").agg(pl.col("wait", "reads").sum()).filter(pl.col("reads") > 0)
-    latency = latency.select("at", "name", (pl.col("wait") / pl.col("reads")).alias("latency"))
-    stamps, values = grid_of(latency, "name", "latency", timed)
-    return Slow(shown, stamps, values)
-
-
-def _arrays(answer: Answer) -> Mapping[str, float]:
-    """array -> mean latency of its reads, by its own account."""
-    rows = (
-        answer.tables["array"]
-        .filter((pl.col("read_ops_per_second") > 0) & (pl.col("read_latency_seconds") > 0))
-        .group_by("array")
-        .agg(
-            (pl.col("read_latency_seconds") * pl.col("read_ops_per_second")).sum()
-            / pl.col("read_ops_per_second").sum()
-        )
-        .collect(engine="streaming")
-    )
-    return dict(rows.iter_rows())
-
-
-def _mount(name: str, rows: pl.DataFrame, arrays: Mapping[str, float]) -> Target:
-    over = rows.group_by("at").agg(
-        pl.col("reads", "read_exec_seconds", "read_bytes", "written_bytes").sum(), pl.col("seconds").max()
-    )
-    busy = over.filter(pl.col("reads") > 0).select(
-        (pl.col("read_exec_seconds") / pl.col("reads")).alias("latency")
-    )
-    reads = float(rows["reads"].sum() or 0.0)
-    exec_, rtt = (float(rows[c].sum() or 0.0) for c in ("read_exec_seconds", "read_rtt_seconds"))
-    operations = reads + float(rows["metadata_ops"].sum() or 0.0)
-    seconds = float(over["seconds"].sum() or 0.0) or 1.0
-    server = next(iter(rows["server"].drop_nulls().to_list()), "")
-    return Target(
-        name=name,
-        clients=rows["host"].n_unique(),
-        read=float(over["read_bytes"].sum() or 0.0) / seconds,
-        written=float(over["written_bytes"].sum() or 0.0) / seconds,
-        latency=exec_ / reads if reads else None,
-        best=_quantile(busy, 0.1),
-        worst=_quantile(busy, 0.99),
-        queue=max(0.0, exec_ - rtt) / reads if reads else None,
-        array=arrays.get(server),
-        small=1 - reads / operations if operations else None,
-        retransmits=float(rows["retransmits"].sum() or 0.0),
-        busy=None,
-    )
-
-
-def _quantile(rows: pl.DataFrame, at: float) -> float | None:
-    return rows["latency"].quantile(at) if rows.height else None
-
-
-def _disks(rows: pl.DataFrame) -> list[Target]:
-    each = rows.with_columns(
-        pl.when(pl.col("reads") > 0).then(pl.col("read_seconds") / pl.col("reads")).alias("latency")
-    )
-    summed = each.group_by("name").agg(
-        pl.col("read_bytes", "written_bytes", "reads", "read_seconds", "busy_seconds", "seconds").sum(),
-        pl.col("latency").quantile(0.1).alias("best"),
-        pl.col("latency").quantile(0.99).alias("worst"),
-    )
-    return [
-        Target(
-            name=r["name"],
-            clients=1,
-            read=r["read_bytes"] / r["seconds"],
-            written=r["written_bytes"] / r["seconds"],
-            latency=r["read_seconds"] / r["reads"] if r["reads"] else None,
-            best=r["best"],
-            worst=r["worst"],
-            queue=None,
-            array=None,
-            small=None,
-            retransmits=0.0,
-            busy=min(1.0, r["busy_seconds"] / r["seconds"]),
-        )
-        for r in summed.sort("busy_seconds", descending=True).head(2 * _TARGETS).iter_rows(named=True)
-    ]
 
 
 def _sentence(view: View, slow: Slow) -> list[Component]:
@@ -240,7 +97,7 @@ def _map(view: View, slow: Slow) -> Component:
         "Read latency by target",
         time_plot("latency", figure, _height(len(names)), f"Mean read latency: {told}"),
         twin(("Target", "Best#", "Mean#", "Worst#"), rows, "Read latency by target"),
-        sub=f"per {step_for(view.answer, 120):.0f} s · mounts, then the busiest disks, the slowest on top",
+        sub=f"per {step_for(view.answer, POINTS):.0f} s · mounts, then the busiest disks, the slowest on top",
     )
 
 
