@@ -12,7 +12,18 @@ from wellfed.dashboard.derive import binned, grid_of, per_second
 from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import rack_of
 
-__all__ = ["MEASURES", "Highest", "Measure", "Rails", "by_rail", "highest", "is_crowded", "port_rows"]
+__all__ = [
+    "MEASURES",
+    "Highest",
+    "Measure",
+    "Rails",
+    "State",
+    "by_rail",
+    "highest",
+    "is_crowded",
+    "port_rows",
+    "state_of",
+]
 
 _ERRORS = (
     "symbol_errors",
@@ -106,6 +117,46 @@ def is_crowded() -> pl.Expr:
     paused = pl.col("pause_seconds").fill_null(0.0) > 0.01 * pl.col("seconds")
     told = pl.col("cnp_handled").fill_null(0.0) > pl.col("seconds")
     return (waits | paused | told).fill_null(False)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The ports in numbers. bad: with errors, down or below their rate; worst, fullest: names of the first.
+
+    faulty: with errors; links: (kind, ports).
+    """
+
+    ports: int
+    down: int
+    slow: int
+    errors: float
+    faulty: int
+    bad: int
+    worst: str
+    crowded: int
+    fullest: str
+    links: Sequence[tuple[str, int]]
+
+
+def state_of(answer: Answer) -> State:
+    """What the page says about all ports."""
+    ports = answer.once(port_rows)
+    faulty = pl.col("errors") > 0
+    down = (pl.col("up") == 0).fill_null(False)
+    bad = ports.filter((pl.col("link_downed") > 0) | faulty | pl.col("slow") | down)
+    crowded = ports.filter(is_crowded())
+    return State(
+        ports=ports.height,
+        down=ports.filter(down).height,
+        slow=int(ports["slow"].sum()),
+        errors=float(ports["errors"].sum() or 0.0),
+        faulty=ports.filter(faulty).height,
+        bad=bad.height,
+        worst=next(iter(bad.sort("link_downed", "errors", descending=True)["name"]), ""),
+        crowded=crowded.height,
+        fullest=next(iter(crowded.sort("waits", descending=True)["name"]), ""),
+        links=ports.group_by("link").len().sort("link").rows(),
+    )
 
 
 def by_rail(answer: Answer, by: str) -> Rails:

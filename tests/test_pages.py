@@ -136,6 +136,13 @@ def test_keys_addresses_and_icons_of_pages_are_distinct() -> None:
     assert all(f".ic-{page.icon} " in css for page in PAGES)
 
 
+def test_the_documentation_names_every_page_with_its_key() -> None:
+    text = (ROOT / "docs/dashboard.md").read_text()
+    for page in PAGES:
+        assert f"{page.name} `{page.path}`" in text
+        assert f"`g {page.key}`" in text
+
+
 def test_links_keep_the_range_and_drop_what_belongs_to_another_page(source: Fixed) -> None:
     view = app.view_of(source, "/findings", "?from=6h&sort=-lost&cause=cpu")
     assert view.here(cause="") == "/findings?from=6h&sort=-lost"

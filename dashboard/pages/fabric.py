@@ -19,7 +19,7 @@ from wellfed.dashboard.parts import (
     twin,
     verdict,
 )
-from wellfed.dashboard.ports import MEASURES, by_rail, highest, is_crowded, port_rows
+from wellfed.dashboard.ports import MEASURES, State, by_rail, highest, port_rows, state_of
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import Component, Page, View, host_path
 from wellfed.dashboard.words import amount, family, share
@@ -56,14 +56,15 @@ def body(view: View) -> Page:
             "No port reports in this range: no InfiniBand, RoCE or Ethernet collector yields here. On a host:"
         )
         return Page(crumbs, [missing("Nothing to show", text, "wellfed doctor")])
+    state = view.answer.once(state_of)
     asked = view.query.get("by", "")
     by = asked if asked in MEASURES else ""
     findings = [f for f in view.document["findings"] if family(f["cause"]) in ("network", "straggler")]
     return Page(
         crumbs,
         [
-            verdict(*_sentence(view, ports)),
-            _figures(ports),
+            verdict(*_sentence(view, state)),
+            _figures(state),
             html.Div([_matrix(view, by), _over(view, by)], className="half"),
             card(
                 "Findings", findings_table(view, findings, "No fabric finding in this range."), classes="pad0"
@@ -73,47 +74,30 @@ def body(view: View) -> Page:
     )
 
 
-def _sentence(view: View, ports: pl.DataFrame) -> list[Component]:
+def _sentence(view: View, state: State) -> list[Component]:
     totals = view.document["totals"]
     lost = sum(s for c, s in totals["by_cause"].items() if family(c) == "network")
-    lead = f"{ports.height:,} ports"
+    lead = f"{state.ports:,} ports"
     if totals["covered_seconds"]:
         lead = f"GPUs wait for the fabric {share(lost / totals['covered_seconds'])} of their time"
-    bad = ports.filter(
-        (pl.col("link_downed") > 0) | (pl.col("errors") > 0) | pl.col("slow") | (pl.col("up") == 0)
-    )
-    crowded = ports.filter(is_crowded())
     told: list[Component] = [html.B(lead), "; "]
-    if bad.is_empty() and crowded.is_empty():
-        return [*told, "no port has errors, runs below its rate or is crowded."]
     parts = []
-    if bad.height:
-        worst = bad.sort("link_downed", "errors", descending=True)["name"][0]
-        parts.append(f"{bad.height:,} with errors or below their rate, {worst} first")
-    if crowded.height:
-        worst = crowded.sort("waits", descending=True)["name"][0]
-        parts.append(f"{crowded.height:,} crowded, {worst} most")
-    return [*told, " and ".join(parts), "."]
+    if state.bad:
+        parts.append(f"{state.bad:,} with errors or below their rate, {state.worst} first")
+    if state.crowded:
+        parts.append(f"{state.crowded:,} crowded, {state.fullest} most")
+    return [*told, " and ".join(parts) or "no port has errors, runs below its rate or is crowded", "."]
 
 
-def _figures(ports: pl.DataFrame) -> Component:
-    down = int((ports["up"] == 0).sum())
-    slow, errors = int(ports["slow"].sum()), float(ports["errors"].sum() or 0.0)
-    crowded = ports.filter(is_crowded()).height
-    links = ", ".join(f"{n:,} {kind}" for kind, n in ports.group_by("link").len().sort("link").iter_rows())
+def _figures(state: State) -> Component:
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in state.links)
     tiles = [
-        kpi("Ports", f"{ports.height - down:,}", f"of {ports.height:,} up", links, bad=down > 0),
-        kpi("Below their rate", f"{slow:,}", "ports", "against others of their kind", bad=slow > 0),
+        kpi("Ports", f"{state.ports - state.down:,}", f"of {state.ports:,} up", kinds, bad=state.down > 0),
         kpi(
-            "Errors",
-            f"{errors:,.0f}",
-            "",
-            f"on {ports.filter(pl.col('errors') > 0).height:,} ports",
-            bad=errors > 0,
+            "Below their rate", f"{state.slow:,}", "ports", "against others of their kind", bad=state.slow > 0
         ),
-        kpi(
-            "Crowded", f"{crowded:,}", "ports", "credit waits, pauses or congestion notices", bad=crowded > 0
-        ),
+        kpi("Errors", f"{state.errors:,.0f}", "", f"on {state.faulty:,} ports", bad=state.errors > 0),
+        kpi("Crowded", f"{state.crowded:,}", "ports", "credit waits, pauses, notices", bad=state.crowded > 0),
     ]
     return html.Div(tiles, className="kpis four")
 
@@ -175,7 +159,8 @@ def _table(view: View, ports: pl.DataFrame) -> Component:
     }
     key, down = sortable(view, "-errors", keys)
     by = [keys[key], *(["waits", "load"] if key == "errors" else [])]
-    ordered = ports.sort(by, descending=down, nulls_last=True).head(_LISTED)
+    ordered = ports.top_k(_LISTED, by=by) if down else ports.bottom_k(_LISTED, by=by)
+    ordered = ordered.sort(by, descending=down, nulls_last=True)
     rows = [_row(view, r) for r in ordered.iter_rows(named=True)]
     more = f"the first {_LISTED} of {ports.height:,}" if ports.height > _LISTED else ""
     hrefs = [view.to(host_path(host)) for host in ordered["host"].to_list()]

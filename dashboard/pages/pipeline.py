@@ -20,7 +20,7 @@ __all__ = ["body"]
 #: Jobs to choose from.
 _JOBS = 7
 #: A stage that costs less than this share of the time is not called narrow.
-_COSTS = 0.02
+_COSTS = 0.01
 
 
 def body(view: View) -> Page:

@@ -86,7 +86,7 @@ def test_a_hub_that_goes_away_leaves_its_last_page_and_a_banner(source: Fixed, v
         page = visit.open(address + "/jobs")
         rows = page.locator("main tr[data-href]").count()
         server.should_exit = True
-        page.wait_for_selector("#offline:has-text('does not answer')", timeout=20_000)
+        page.wait_for_selector("#offline:has-text('does not answer')")
         assert page.locator("main tr[data-href]").count() == rows > 5
 
 
@@ -96,11 +96,11 @@ def test_a_page_that_fails_keeps_what_it_showed_under_a_banner(source: Fixed, vi
         page = visit.open(address + "/jobs")
         page.wait_for_selector("main tr[data-href]")
         shown.made = OSError("disk on fire")
-        page.wait_for_selector("#banner [role=alert]:has-text('from before')", timeout=20_000)
+        page.wait_for_selector("#banner [role=alert]:has-text('from before')")
         assert page.locator("main tr[data-href]").count() > 5
         assert "disk on fire" not in page.inner_text("body")
         shown.made = replace(fresh(source), revision=7)
-        page.wait_for_selector("#banner [role=alert]", state="detached", timeout=20_000)
+        page.wait_for_selector("#banner [role=alert]", state="detached")
     visit.clean()
 
 
