@@ -232,5 +232,5 @@ def _reporting(view: View) -> list[Component]:
     return [
         html.Span(className=tone),
         f"{now:,} / {known:,} hosts",
-        html.Span(f" · {age}" if view.answer.range.live else ""),
+        html.Span(f"{age} old" if view.answer.range.live else ""),
     ]
