@@ -96,7 +96,7 @@ def callbacks(address: str, pages: list[str], rounds: int) -> None:
             "url.pathname": path,
             "url.search": f"?from={RANGE}",
             "theme.data": "dark",
-            "tick.n_intervals": 1,
+            "beat.data": 1,
         }
         body = json.dumps(
             {

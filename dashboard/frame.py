@@ -41,6 +41,7 @@ def frame(simulated: bool) -> Component:
         [
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Interval(id="tick", interval=INTERVAL),
+            dcc.Store(id="beat"),
             dcc.Store(id="theme"),
             dcc.Store(id="seen"),
             dcc.Store(id="facts"),
