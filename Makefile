@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test check lint types docs golden pictures score gpu bench-agent bench-ui packages clean
+.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-ui packages clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -16,6 +16,10 @@ demo: $(BASE)
 
 test: $(DEV) packages
 	$(PY) -m pytest -n auto --dist loadgroup
+
+# Every kill, damage and hostile input of tests/chaos, not the sample that `make test` tries.
+chaos: $(DEV) packages
+	WELLFED_CHAOS=full $(PY) -m pytest -n auto --dist loadgroup tests/chaos
 
 check: $(DEV) lint types
 
@@ -47,9 +51,11 @@ $(DEV): | $(PY)
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# What the driver of this machine's GPUs answers, how fast, and to whom.
+# What the driver of this machine's GPUs answers, how fast and to whom; then, with torch in the environment,
+# injected faults around a PyTorch input pipeline, recorded and judged. Under eight minutes.
 gpu: $(BASE)
 	$(PY) -m wellfed.collectors.nvml_report
+	$(PY) bench/record.py
 
 # What the agent costs beside node_exporter on the same large node, in one run.
 bench-agent: $(DEV) packages

@@ -92,10 +92,8 @@ def episodes(shares: pl.DataFrame, scores: pl.DataFrame, step: float) -> pl.Data
     return marked.filter(inside).drop("_mark", "_state")
 
 
-def findings(
-    inside: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float, price: float | None
-) -> list[dict[str, Any]]:
-    """Findings, the costliest first. windows: the scored feature rows."""
+def findings(inside: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float) -> list[dict[str, Any]]:
+    """Findings, the costliest first, without their cost. windows: the scored feature rows."""
     if inside.is_empty():
         return []
     resources = sorted(set(_RESOURCE.values()) & set(windows.columns))
@@ -105,7 +103,7 @@ def findings(
     resource = pl.lit(None, dtype=pl.String)
     for cause, column in _RESOURCE.items():
         resource = pl.when(pl.col("cause") == cause).then(pl.col(column)).otherwise(resource)
-    rows = rows.with_columns(resource.alias("resource"), pl.coalesce("job", "gpu").alias("_who"))
+    rows = rows.with_columns(resource.alias("resource"), _who().alias("_who"))
     shared = (
         rows.filter(pl.col("cause").is_in(["storage.remote", "storage.metadata"]))
         .group_by("cause", "resource")
@@ -117,10 +115,16 @@ def findings(
     found = []
     for (cause, _), part in rows.group_by(["cause", "_group"], maintain_order=True):
         for episode in _cut(part.sort("ts"), step):
-            finding = _finding(str(cause), episode, windows, end, step, price)
+            finding = _finding(str(cause), episode, windows, end, step)
             if finding is not None:
                 found.append(finding)
     return sorted(_without_echoes(found), key=lambda f: (-f["lost_gpu_seconds"], f["id"]))
+
+
+def _who() -> pl.Expr:
+    """Whose finding it is: a job's, a GPU's own or, where free GPUs face a queue, the cluster's."""
+    free = pl.col("cause") == "idle.gap"
+    return pl.when(free).then(pl.lit("free")).otherwise(pl.coalesce("job", "gpu"))
 
 
 def _without_echoes(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -147,7 +151,7 @@ def _cut(rows: pl.DataFrame, step: float) -> list[pl.DataFrame]:
 
 
 def _finding(
-    cause: str, rows: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float, price: float | None
+    cause: str, rows: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float
 ) -> dict[str, Any] | None:
     stamps: list[datetime] = rows["ts"].unique().sort().to_list()
     if len(stamps) < ON_WINDOWS:
@@ -185,7 +189,7 @@ def _finding(
         "culprits": _culprits(cause, rows, windows),
         "severity": _severity(cause, lost, minutes, len(scope["gpus"])),
         "lost_gpu_seconds": lost,
-        "cost": None if price is None else lost / 3600 * price,
+        "cost": None,
         "confidence": _confidence(cause, mean, about, len(stamps)),
         "evidence_for": told_for,
         "evidence_against": told_against,

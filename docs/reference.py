@@ -8,8 +8,10 @@ from pathlib import Path
 from wellfed.cli import COMMANDS
 from wellfed.collectors.catalog import DERIVED_OTLP, TABLES, Otlp
 from wellfed.options import OPTIONS
+from wellfed.rules import RULES, catalogue, thresholds
 
 HERE = Path(__file__).parent
+OPERATOR = HERE.parent / "deploy" / "kubernetes" / "components" / "prometheus-operator"
 
 
 def metrics() -> str:
@@ -60,11 +62,11 @@ def commands() -> str:
         "Generated from `wellfed/cli.py` and `wellfed/options.py` by `make docs`.",
         "",
         "Every option is a flag, an environment variable and a key of the TOML file given with `--config`; "
-        "that order wins. Unknown keys are refused.",
+        "that order wins. Unknown keys are refused. Tables are for the file alone.",
         "Exit status: 0 done, 1 something failed on our side, 2 the input is wrong.",
     ]
     for command in COMMANDS.values():
-        flags = " ".join(f"`{OPTIONS[o].flag}`" for o in command.options)
+        flags = " ".join(f"`{OPTIONS[o].flag}`" for o in command.options if OPTIONS[o].table is None)
         out += [
             "",
             f"## wellfed {command.name}",
@@ -80,13 +82,53 @@ def commands() -> str:
         default = "" if option.default in (None, False) else f"`{option.default}`"
         value = "" if option.boolean else f" {option.metavar}"
         key = "" if option.name in ("config", "once") else f"`{option.name}`"
+        if option.table is not None:
+            out.append(f"| | | `[{option.name}.NAME]` | {default} | {option.help} |")
+            continue
         out.append(f"| `{option.flag}{value}` | `{option.variable}` | {key} | {default} | {option.help} |")
     return "\n".join(out) + "\n"
 
 
+def alerts() -> str:
+    """docs/alerts.md: every alert and threshold."""
+    out = [(HERE / "alerts.head.md").read_text()]
+    for name in RULES:
+        out += [f"## {name}", "", "| alert | severity | after | what | thresholds |", "|---|---|---|---|---|"]
+        for alert in catalogue(name):
+            used = ", ".join(f"`{threshold}`" for threshold in alert.thresholds)
+            out.append(
+                f"| [{alert.name}](../alerts/runbooks/{alert.name}.md) | {alert.severity} "
+                f"| {alert.wait or 'at once'} | {alert.summary} | {used} |"
+            )
+        out.append("")
+    out += ["## Thresholds", "", "| name | default | what |", "|---|---|---|"]
+    out += [f"| `{t.name}` | {t.value} | {t.help} |" for t in thresholds().values()]
+    return "\n".join(out) + "\n"
+
+
+def prometheus_rule() -> str:
+    """alerts/wellfed.rules.yml as an object of the Prometheus operator."""
+    rules = (HERE.parent / "alerts" / RULES[0]).read_text()
+    head = (
+        "# Generated from alerts/wellfed.rules.yml by `make docs`.\n"
+        "apiVersion: monitoring.coreos.com/v1\n"
+        "kind: PrometheusRule\n"
+        "metadata:\n"
+        "  name: wellfed\n"
+        "spec:\n"
+    )
+    body = rules[rules.index("groups:\n") :]
+    return head + "".join(f"  {line}" if line.strip() else line for line in body.splitlines(keepends=True))
+
+
 def pages() -> Mapping[Path, str]:
     """Every generated page with its text."""
-    return {HERE / "metrics.md": metrics(), HERE / "commands.md": commands()}
+    return {
+        HERE / "metrics.md": metrics(),
+        HERE / "commands.md": commands(),
+        HERE / "alerts.md": alerts(),
+        OPERATOR / "rules.yaml": prometheus_rule(),
+    }
 
 
 if __name__ == "__main__":

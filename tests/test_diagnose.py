@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.diagnose import Diagnosis, diagnose
-from wellfed.analysis.report import render_text
+from wellfed.analysis.report.content import build
+from wellfed.analysis.report.terminal import render
 from wellfed.analysis.scenarios import SCENARIOS, Artefacts, simulate
 from wellfed.analysis.schema import schema
 from wellfed.analysis.windows import amounts, boots, native_step
@@ -125,6 +126,23 @@ def test_nobodys_gpu_loses_nothing_and_an_unmeasured_one_gets_no_verdict() -> No
     assert any("no verdict" in text for text in unseen.document["warnings"])
 
 
+def test_a_free_gpu_is_lost_while_jobs_wait_and_is_one_finding_for_the_cluster() -> None:
+    rows = [
+        {**row, "gpu": gpu}
+        for gpu in ("GPU-1", "GPU-2")
+        for row in gpu_rows([0.0] * 30, job=None, processes=0.0, allocated=0.0)
+    ]
+    held = [{**row, "gpu": "GPU-3"} for row in gpu_rows([0.8] * 30, allocated=1.0)]
+    asked = [{"ts": at(i), "host": "other", "jobs_pending": 3.0 if i > 15 else 0.0} for i in range(31)]
+    deaf = [{"ts": at(i), "host": "n"} for i in range(31)]
+    diagnosis = diagnose(tables(gpu=table("gpu", rows + held), host=table("host", asked + deaf)))
+    assert diagnosis.document["totals"]["by_cause"]["idle.gap"] == 300
+    (finding,) = diagnosis.document["findings"]
+    assert finding["cause"] == "idle.gap"
+    assert finding["scope"]["gpus"] == ["GPU-1", "GPU-2"]
+    assert finding["evidence_for"][0]["signal"] == "free by its scheduler while jobs wait"
+
+
 def test_memory_bound_windows_are_productive() -> None:
     rows = gpu_rows([0.8] * 30 + [0.3] * 30)
     for index, row in enumerate(rows):
@@ -159,17 +177,21 @@ def test_no_gpu_is_said_and_the_hosts_pressures_are_told() -> None:
             "psi_memory_ratio": None,
         }
     ]
-    assert "50.0%" in render_text(diagnosis)
+    assert "50.0%" in render(build(diagnosis.document))
     assert diagnose(tables()).document["hosts"] == []
 
 
+SPENT = {
+    "joules", "cost_lost", "joules_lost", "tokens", "joules_per_token", "tokens_per_joule",
+    "hardware_flop_utilization",
+}  # fmt: skip
 KEYS = {
-    "totals": {"gpu_seconds", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root", "joules", "cost_lost"},
+    "totals": {"gpu_seconds", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root", *SPENT},
     "gpus": {"host", "gpu", "index", "job", "covered_seconds", "lost_seconds", "au", "by_cause"},
-    "jobs": {"job", "name", "user", "gpus", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root"},
+    "jobs": {"job", "name", "user", "gpus", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root", "workload", *SPENT},
     "findings": {
         "id", "cause", "scope", "start", "end", "detected", "culprits", "severity", "lost_gpu_seconds", "cost",
-        "confidence", "evidence_for", "evidence_against", "missing_signals", "next_steps", "runbook",
+        "confidence", "evidence_for", "evidence_against", "missing_signals", "next_steps", "runbook", "blame",
     },
     "coverage": {"table", "column", "share"},
 }  # fmt: skip
@@ -310,7 +332,7 @@ def test_the_command_prints_text_or_json_of_the_same_facts(
     document = json.loads(capsys.readouterr().out)
     assert main(["diagnose", f"--data={data}", "--price=2"]) == 0
     text = capsys.readouterr().out
-    assert f"{document['totals']['au']:.1%} of GPU time was productive" in text
+    assert f"{1 - document['totals']['au']:.1%} of their time" in text
     assert f"${document['totals']['cost_lost']:,.2f}" in text
     assert "Remote file system slow" in text
     assert max(map(len, text.splitlines())) <= 120

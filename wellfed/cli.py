@@ -49,7 +49,8 @@ class Command:
         return call(values)
 
 
-_NODE = ("host", "procfs", "sysfs", "collectors")
+_SOURCES = ("procfs", "sysfs", "collectors", "dcgm_url", "inference_urls", "kueue_url", "array")
+_NODE = ("host", *_SOURCES)
 _KEEP = ("data", "retention_days", "retention_bytes")
 
 #: Every command by name, in the order of the help.
@@ -98,9 +99,16 @@ COMMANDS: Mapping[str, Command] = {
             "wellfed diagnose --from 6h --json",
         ),
         Command(
+            "report",
+            "the same answer to hand on: for everything, a job or a user",
+            ("data", "from", "to", "job", "user", "price", "format", "out"),
+            "wellfed.ask:report",
+            "wellfed report --job slurm:4711 --out report.html",
+        ),
+        Command(
             "doctor",
             "what this machine can and cannot measure, and the remedy",
-            ("procfs", "sysfs", "collectors", "json"),
+            (*_SOURCES, "json"),
             "wellfed.collectors.doctor:doctor",
             "wellfed doctor",
         ),
@@ -111,6 +119,13 @@ COMMANDS: Mapping[str, Command] = {
             "wellfed.keep:store",
             "wellfed store export --out DIR --from 6h",
             ("check", "repair", "export"),
+        ),
+        Command(
+            "alerts",
+            "write the alert rules, with thresholds of your own",
+            ("write", "threshold", "price", "runbooks"),
+            "wellfed.rules:alerts",
+            "wellfed alerts --write DIR --threshold starved_share=0.2",
         ),
     )
 }
@@ -139,11 +154,16 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("action", choices=command.actions)
         for name in (*command.options, "config", "log_level"):
             option = OPTIONS[name]
+            if option.table is not None:
+                continue
             default = f" (default: {option.default})" if option.default not in (None, False) else ""
             if option.boolean:
                 sub.add_argument(option.flag, dest=name, action="store_true", default=None, help=option.help)
             else:
-                sub.add_argument(option.flag, dest=name, metavar=option.metavar, help=option.help + default)
+                action = "append" if option.repeats else "store"
+                sub.add_argument(
+                    option.flag, dest=name, action=action, metavar=option.metavar, help=option.help + default
+                )
     return top
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from wellfed.errors import UserError
+from wellfed.prices import Prices
 
-__all__ = ["OPTIONS", "Option", "parse_size", "parse_time", "read_config", "resolve"]
+__all__ = ["OPTIONS", "Option", "parse_pairs", "parse_size", "parse_time", "read_config", "resolve"]
 
 
 def _text(text: str) -> str:
@@ -46,6 +47,17 @@ def _whole(text: str) -> int:
     return value
 
 
+def parse_pairs(text: str) -> dict[str, str]:
+    """`name=value,other=value`; a name given again counts last. Raises ValueError."""
+    pairs = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise ValueError("write name=value, several separated by commas")
+        pairs[name] = value
+    return pairs
+
+
 def _seed(text: str) -> int:
     return int(text)
 
@@ -56,7 +68,10 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError("write a size such as 20GB or 512MiB")
     number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " "))
+    size = float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " ")
+    if size >= 2**63:
+        raise ValueError("write a size that a disk can have")
+    return int(size)
 
 
 def parse_time(text: str) -> datetime:
@@ -76,13 +91,18 @@ def parse_time(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting. parse raises ValueError with what to write instead. default: None = not set."""
+    """One setting. parse raises ValueError with what to write instead. default: None = not set. table: reads
+    a setting that is a table of the configuration file, and that alone; raises ValueError too.
+    """
 
     name: str
     help: str
     parse: Callable[[str], object] = _text
     default: object = None
     metavar: str = "TEXT"
+    table: Callable[[Mapping[str, object]], object] | None = None
+    #: The flag may be given again; together they read like one value with commas.
+    repeats: bool = False
 
     @property
     def flag(self) -> str:
@@ -98,6 +118,22 @@ class Option:
     def boolean(self) -> bool:
         """Whether it is a switch: the flag takes no value."""
         return self.parse is _boolean
+
+
+def _url(text: str) -> str:
+    from wellfed.collectors.fetch import target
+
+    return target(text).url
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    return tuple(_url(part) for part in text.split(",") if part.strip())
+
+
+def _arrays(tables: Mapping[str, object]) -> object:
+    from wellfed.collectors.arrays import read_arrays
+
+    return read_arrays(tables)
 
 
 def _data_home() -> str:
@@ -120,6 +156,21 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("procfs", "where procfs is mounted", default="/proc", metavar="DIR"),
     Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
     Option("collectors", "collectors to run, separated by commas (default: all)", metavar="NAMES"),
+    Option(
+        "dcgm_url",
+        "dcgm-exporter that looks into GPUs without GPM",
+        _url,
+        "http://127.0.0.1:9400/metrics",
+        "URL",
+    ),
+    Option(
+        "inference_urls",
+        "metrics pages of inference servers, separated by commas (default: their usual ports here)",
+        _urls,
+        metavar="URLS",
+    ),
+    Option("kueue_url", "metrics page of Kueue's controller, for work that waits", _url, metavar="URL"),
+    Option("array", "storage arrays: tables [array.NAME], see [arrays](arrays.md)", table=_arrays),
     Option("once", "read everything once, print the exposition and exit", _boolean, False),
     Option("self_profile", "run for ten seconds, print what each collector costs and exit", _boolean, False),
     Option(
@@ -151,12 +202,31 @@ OPTIONS: Mapping[str, Option] = _options(
         "from", "start of the range: a time, or an age such as 6h (default: all)", parse_time, None, "TIME"
     ),
     Option("to", "end of the range: a time, or an age such as 10m", parse_time, None, "TIME"),
-    Option("price", "price of one GPU for one hour, for cost figures", _positive, None, "MONEY"),
-    Option("out", "folder to write to", metavar="DIR"),
+    Option(
+        "price",
+        "price of one GPU for one hour: 2.50, or by model: H100=2.98,A100=1.29,2.50",
+        Prices.parse,
+        None,
+        "MONEY",
+    ),
+    Option("job", "only this job, by its id or name", metavar="JOB"),
+    Option("user", "only the jobs of this user", metavar="NAME"),
+    Option("format", "text, html, markdown, csv or json (default: as --out ends)", metavar="FORMAT"),
+    Option("out", "folder or file to write to", metavar="PATH"),
     Option("json", "print JSON", _boolean, False),
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
     Option("gpus", "GPUs to simulate", _whole, None, "N"),
     Option("seed", "seed of the simulation", _seed, 1, "N"),
+    Option("write", "folder to write the rules to (default: print the thresholds)", metavar="DIR"),
+    Option(
+        "threshold",
+        "another value for a threshold of docs/alerts.md; may be given again",
+        parse_pairs,
+        None,
+        "NAME=VALUE",
+        repeats=True,
+    ),
+    Option("runbooks", "where runbook links point to (default: the runbooks written)", metavar="URL"),
     Option("log_level", "debug, info, warning or error", default="warning", metavar="LEVEL"),
 )
 
@@ -170,8 +240,10 @@ def nearest(word: str, known: Mapping[str, object]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def read_config(path: str) -> dict[str, str]:
-    """Keys and values of a TOML file, values as text. Raises UserError for what is not an option."""
+def read_config(path: str) -> dict[str, object]:
+    """Keys and values of a TOML file, values as text, tables as they are. Raises UserError for what is not an
+    option.
+    """
     try:
         with open(path, "rb") as file:
             found = tomllib.load(file)
@@ -180,10 +252,15 @@ def read_config(path: str) -> dict[str, str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from error
     known = {name: option for name, option in OPTIONS.items() if name not in ("config", "once")}
-    values = {}
+    values: dict[str, object] = {}
     for key, value in found.items():
         if key not in known:
             raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+        if known[key].table is not None:
+            if not isinstance(value, dict):
+                raise UserError(f"{path}: {key} is {value!r}: write a table [{key}.NAME]")
+            values[key] = value
+            continue
         if isinstance(value, dict | list):
             raise UserError(f"{path}: {key} takes one value, not {type(value).__name__}")
         values[key] = str(value)
@@ -191,7 +268,7 @@ def read_config(path: str) -> dict[str, str]:
 
 
 def resolve(
-    names: tuple[str, ...], flags: Mapping[str, str | bool | None], environ: Mapping[str, str]
+    names: tuple[str, ...], flags: Mapping[str, str | list[str] | bool | None], environ: Mapping[str, str]
 ) -> dict[str, object]:
     """Values of the named options: flag, else environment, else file, else default. Raises UserError."""
     path = flags.get("config") or environ.get(OPTIONS["config"].variable)
@@ -201,14 +278,25 @@ def resolve(
         option = OPTIONS[name]
         given = flags.get(name)
         if given is not None and given is not False:
-            values[name] = True if given is True else _parse(option, str(given), option.flag)
+            text = ",".join(given) if isinstance(given, list) else str(given)
+            values[name] = True if given is True else _parse(option, text, option.flag)
         elif environ.get(option.variable, "") != "":
             values[name] = _parse(option, environ[option.variable], option.variable)
         elif name in config:
-            values[name] = _parse(option, config[name], f"{path}: {name}")
+            values[name] = _configured(option, config[name], str(path))
         else:
             values[name] = option.default
     return values
+
+
+def _configured(option: Option, value: object, path: str) -> object:
+    if option.table is None:
+        return _parse(option, str(value), f"{path}: {option.name}")
+    assert isinstance(value, dict)
+    try:
+        return option.table(value)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _parse(option: Option, text: str, where: str) -> object:
