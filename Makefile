@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-analysis packages clean
+.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-analysis packages bench-ui clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -64,6 +64,10 @@ bench-agent: $(DEV) packages
 # What an answer over history costs beside DuckDB, Prometheus, VictoriaMetrics and Ray; SCALE=10 for 88 M rows.
 bench-analysis: $(DEV) packages
 	$(PY) -m bench.analysis --scale $(or $(SCALE),1)
+
+# What the pages cost at 1,024 and 10,240 GPUs.
+bench-ui: $(DEV) packages
+	$(PY) -m bench.ui
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score
