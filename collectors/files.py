@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterable
 
 __all__ = ["RECHECK", "STALE", "Held", "Recent", "count", "host_view", "read"]
 
@@ -150,7 +151,16 @@ class Recent:
         known = self.known(path)
         return _read(path) if known is None else known
 
-    def held(self, path: str, files: Held) -> bytes:
-        """That, else the file, which stays open. Raises OSError."""
-        known = self.known(path)
-        return files.peek(path) if known is None else known
+    def held(self, paths: Iterable[str], files: Held, missing: bytes) -> list[bytes]:
+        """That of many small files, else the files, which stay open; `missing` for one without an answer."""
+        now = time.monotonic()
+        found = []
+        for path in paths:
+            at, data = _wanted.get(path) or _wanted.setdefault(path, (-_FRESH_SECONDS, b""))
+            if now - at >= _FRESH_SECONDS:
+                try:
+                    data = files.peek(path)
+                except OSError:
+                    data = missing
+            found.append(data)
+        return found

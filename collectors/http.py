@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gzip
 import logging
 import socket
 import threading
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 
 import h11
 
+from wellfed.collectors.compress import gzip
 from wellfed.collectors.web import Web
 from wellfed.errors import UserError
 
@@ -221,7 +221,7 @@ def _accepts_gzip(header: str) -> bool:
 
 
 def _compress(response: Response) -> Response:
-    body = gzip.compress(response.body, compresslevel=1, mtime=0)
+    body = gzip(response.body)
     headers = {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     return Response(body, response.content_type, response.status, headers)
 

@@ -38,7 +38,7 @@ __all__ = ["NodeNames"]
 _SKIPPED_DISK = re.compile(r"(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+")
 _ADDRESS = re.compile(r"(?:^|,| )addr=([^,\s]+)")
 #: Stands for a counter that the card does not tell.
-_MISSING = b"x"
+_MISSING = b"x!"
 _MEMORY_SIGNS = re.compile(r"[^a-zA-Z0-9_]")
 
 
@@ -112,19 +112,11 @@ class NodeNames:
         tokens = []
         for port in self._ports:
             tokens.append(port.key)
-            tokens += [self._count(path) for path in port.counters]
-            tokens += [_first(self._count(path)) for path in port.words]
+            tokens += self._recent.held(port.counters, self._held, _MISSING)
+            tokens += [_first(word) for word in self._recent.held(port.words, self._held, _MISSING)]
         # What comes or goes changes this number, which is a key of the layout.
-        tokens.append(b"%d" % tokens.count(_MISSING))
-        return b" ".join(tokens).decode()
-
-    def _count(self, path: str) -> bytes:
-        try:
-            text = self._recent.held(path, self._held)
-        except OSError:
-            # The card has the file and not the counter, or has just gone.
-            return _MISSING
-        return _MISSING if text.startswith(b"N/A") else text
+        text = b" ".join(tokens).replace(b"N/A (no PMA)", _MISSING)
+        return (text + b" %d" % text.count(_MISSING)).decode()
 
     def _infiniband_layout(self, text: str) -> Iterator[Block]:
         blocks = {one.family: Block([one]) for _, one in INFINIBAND}

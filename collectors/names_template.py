@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 
-from wellfed.collectors.exposition import labelled
+from wellfed.collectors.exposition import getter, labelled
 from wellfed.collectors.names_node_tables import Field
 
 __all__ = ["Block", "Labels", "Template"]
@@ -99,7 +98,7 @@ class Template:
                         places.append(place)
                     lines.append(self._line(one, labels, place))
         return _Known(
-            len(tokens), _getter(keys), _getter(keys)(tokens), _getter(places), scaled, "\n".join(lines)
+            len(tokens), getter(keys), getter(keys)(tokens), getter(places), scaled, "\n".join(lines)
         )
 
     def _line(self, one: Field, labels: Labels, place: Place) -> str:
@@ -120,10 +119,3 @@ def _numbers(values: Sequence[str]) -> bool:
     """Whether every token is a whole number, as far as a look at all digits together can tell."""
     digits = "".join(values).replace("-", "")
     return (digits.isascii() and digits.isdigit()) or not values
-
-
-def _getter(places: Sequence[int]) -> Callable[[Sequence[str]], Sequence[str]]:
-    """Picks those tokens. itemgetter answers with a tuple for two places or more only."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    return lambda tokens: tuple(tokens[place] for place in places)

@@ -106,7 +106,7 @@ _PLUMBING = frozenset(
         "sampler",
         "unwrap",
     }
-    | {"destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}
+    | {"compress", "destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}
     | {"names_dcgm", "names_node", "names_node_tables", "names_template"}
     | {"gpm", "nvml_calls", "nvml_device", "nvml_fields", "nvml_page", "nvml_samples"}
     | {"nvml_report", "nvml_session", "nvml_watchdog", "nvml_worker", "nvml_xid"}
