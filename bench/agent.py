@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from tree import build
+from tree import build, growing
 
 ROOT = Path(__file__).parents[1]
 METRICS = (1, 2, 3, 5, 10, 20, 21, 60, 61)
@@ -194,27 +194,28 @@ def main() -> None:
             found[name] = measure(name, command, environment | more, port, seconds)
             return found[name]
 
-        # What node_exporter does too, and what it does not: GPUs, jobs, training loops.
-        host = f"--collectors={HOST}"
-        both = "--names=dcgm,node_exporter"
-        print(run("node_exporter scraped", exporter, EXPORTER).line(), flush=True)
-        print(run("agent, sampling only", agent, 0).line(), flush=True)
-        print(run("agent scraped", agent, AGENT).line(), flush=True)
-        print(run("agent scraped, all names", [*agent, both], AGENT).line(), flush=True)
-        alike = [*agent, host, "--names=node_exporter"]
-        print(run("agent scraped, host alone", alike, AGENT).line(), flush=True)
-        with sink(folder) as seen:
-            push = [*agent, f"--otlp-endpoint=https://127.0.0.1:{SINK}", f"--spool={folder}/spool"]
-            certificate = str(folder / "sink.crt")
-            pushed = run(
-                "agent pushed, TLS, spool",
-                push,
-                0,
-                OTEL_EXPORTER_OTLP_CERTIFICATE=certificate,
-                OTEL_METRIC_EXPORT_INTERVAL="1000",
-            )
-            pushed.series = seen["points"]
-            print(pushed.line(), flush=True)
+        with growing(folder):
+            # What node_exporter does too, and what it does not: GPUs, jobs, training loops.
+            host = f"--collectors={HOST}"
+            both = "--names=dcgm,node_exporter"
+            print(run("node_exporter scraped", exporter, EXPORTER).line(), flush=True)
+            print(run("agent, sampling only", agent, 0).line(), flush=True)
+            print(run("agent scraped", agent, AGENT).line(), flush=True)
+            print(run("agent scraped, all names", [*agent, both], AGENT).line(), flush=True)
+            alike = [*agent, host, "--names=node_exporter"]
+            print(run("agent scraped, host alone", alike, AGENT).line(), flush=True)
+            with sink(folder) as seen:
+                push = [*agent, f"--otlp-endpoint=https://127.0.0.1:{SINK}", f"--spool={folder}/spool"]
+                certificate = str(folder / "sink.crt")
+                pushed = run(
+                    "agent pushed, TLS, spool",
+                    push,
+                    0,
+                    OTEL_EXPORTER_OTLP_CERTIFICATE=certificate,
+                    OTEL_METRIC_EXPORT_INTERVAL="1000",
+                )
+                pushed.series = seen["points"]
+                print(pushed.line(), flush=True)
     peer = found["node_exporter scraped"]
     each = peer.cpu / peer.series
     print("CPU per series over node_exporter's:")
