@@ -14,7 +14,7 @@ except ImportError:  # no wheel for this architecture
 else:
     _compress = isal_zlib.compress
 
-__all__ = ["gunzip", "gzip", "is_gzip"]
+__all__ = ["gzip", "gzipped", "plain"]
 
 #: A gzip header around deflate with the largest window.
 _GZIP = 31
@@ -26,11 +26,11 @@ def gzip(body: bytes) -> bytes:
     return _compress(body, 1, _GZIP)
 
 
-def gunzip(body: bytes) -> bytes:
+def gzipped(message: bytes) -> bytes:
+    """A protobuf message, compressed unless it is: none begins like gzip (field 3 of wire type 7)."""
+    return message if message.startswith(_MAGIC) else gzip(message)
+
+
+def plain(message: bytes) -> bytes:
     """The opposite. Raises zlib.error."""
-    return zlib.decompress(body, _GZIP)
-
-
-def is_gzip(body: bytes) -> bool:
-    """Whether a body is compressed; no protobuf message starts like this (field 3, wire type 7)."""
-    return body.startswith(_MAGIC)
+    return zlib.decompress(message, _GZIP) if message.startswith(_MAGIC) else message
