@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test check lint types docs golden pictures score gpu bench-agent packages clean
+.PHONY: up demo test check lint types docs golden pictures score gpu bench-agent chaos packages clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -54,6 +54,10 @@ gpu: $(BASE)
 # What the agent costs beside node_exporter on the same large node, in one run.
 bench-agent: $(DEV) packages
 	$(PY) bench/agent.py
+
+# The spool under kill -9 at 200 random moments; continuous integration takes 10 of them.
+chaos: $(DEV)
+	WELLFED_CHAOS_ROUNDS=200 WELLFED_CHAOS_SEED=$$$$ $(PY) -m pytest -n0 tests/test_spool.py -k kill_9
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score

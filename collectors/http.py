@@ -25,8 +25,9 @@ __all__ = ["Endpoint", "Request", "Response", "listen", "parse_address"]
 
 log = logging.getLogger("wellfed.http")
 
-#: Seconds a client has to send a request, and to take the answer.
-REQUEST_TIMEOUT = 8.0
+#: Seconds a client has to send a request, and to take the answer; and before that to agree on TLS.
+REQUEST_TIMEOUT = 5.0
+HANDSHAKE_TIMEOUT = 4.0
 #: Seconds an idle connection is kept for the next scrape.
 IDLE_TIMEOUT = 75.0
 #: Seconds that closing waits for requests under way.
@@ -101,7 +102,8 @@ class Endpoint:
             sock=self._socket,
             limit=MAX_HEADER_BYTES,
             ssl=tls,
-            ssl_handshake_timeout=REQUEST_TIMEOUT if tls else None,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls else None,
+            ssl_shutdown_timeout=LONGEST_CLOSE if tls else None,
         )
         await self._closing.wait()
         server.close()
