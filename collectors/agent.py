@@ -20,7 +20,7 @@ from wellfed.collectors import registry
 from wellfed.collectors.destination import destination, interval, resource
 from wellfed.collectors.exposition import OPENMETRICS, TEXT
 from wellfed.collectors.http import Endpoint, Request, Response
-from wellfed.collectors.page import Page, host_name, roots_of, textfile
+from wellfed.collectors.page import Names, Page, host_name, roots_of, textfile
 from wellfed.collectors.registry import Collector
 from wellfed.collectors.sampler import Sampler, Window
 from wellfed.collectors.selfcost import Marker, families, profile
@@ -158,4 +158,5 @@ def otlp(options: Mapping[str, object]) -> Publisher | None:
     assert isinstance(age, float)
     folder = options.get("spool")
     spool = Spool(str(folder) if folder else None, size, age * 3600)
-    return Publisher(to, spool, resource(host_name(options), __version__, os.environ))
+    who = resource(host_name(options), __version__, os.environ)
+    return Publisher(to, spool, who, Names(options).points)

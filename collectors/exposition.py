@@ -16,7 +16,7 @@ from typing import TypeVar
 from wellfed.collectors.catalog import HOST, TABLES, Column, Table
 from wellfed.collectors.registry import Row
 
-__all__ = ["OPENMETRICS", "TEXT", "Exposition", "Family", "getter", "labelled", "number"]
+__all__ = ["OPENMETRICS", "TEXT", "Exposition", "Family", "Foreign", "getter", "labelled", "number"]
 
 T = TypeVar("T")
 
@@ -50,8 +50,18 @@ class Family:
     name: str
     kind: str
     help: str
-    samples: Sequence[tuple[str, float]]
+    samples: list[tuple[str, float]]
     unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A series under another exporter's name. kind: counter or gauge."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[tuple[str, str], ...]
 
 
 class Exposition:

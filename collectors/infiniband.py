@@ -82,7 +82,7 @@ class _Counter:
     path: str
     words: bool
     unwrap: Unwrap | None
-    text: bytes = b""
+    text: bytes | None = None
     value: float | None = None
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from wellfed.collectors.exposition import getter, labelled
+from wellfed.collectors.exposition import Foreign, getter, labelled
 from wellfed.collectors.names_node_tables import Field
 
 __all__ = ["Block", "Labels", "Template"]
@@ -49,6 +49,8 @@ class _Known:
     pick: Callable[[Sequence[str]], Sequence[str]]
     scaled: Sequence[tuple[int, Callable[[int], float]]]
     text: str
+    series: Sequence[Foreign]
+    numbers: str
 
 
 class Template:
@@ -62,6 +64,15 @@ class Template:
 
     def render(self, text: str) -> str:
         """Complete lines without the last line's end, "" where there is nothing. Raises ValueError."""
+        known, values = self._values(text)
+        return known.text % values
+
+    def points(self, text: str) -> tuple[Sequence[Foreign], list[float]]:
+        """The same as series, which are the same object while the same things are there, and their values."""
+        known, values = self._values(text)
+        return known.series, list(map(float, (known.numbers % values).split()))
+
+    def _values(self, text: str) -> tuple[_Known, tuple[str, ...]]:
         tokens = text.split()
         known = self._known
         if known is None or len(tokens) != known.count or known.pick_keys(tokens) != known.keys:
@@ -74,10 +85,12 @@ class Template:
             values = list(values)
             for place, scale in known.scaled:
                 values[place] = repr(scale(int(values[place])))
-        return known.text % tuple(values)
+        return known, tuple(values)
 
     def _learn(self, text: str, tokens: Sequence[str]) -> _Known:
         lines: list[str] = []
+        series: list[Foreign] = []
+        numbers: list[str] = []
         keys: list[int] = []
         places: list[int] = []
         scaled: list[tuple[int, Callable[[int], float]]] = []
@@ -96,15 +109,17 @@ class Template:
                         if one.scale is not None:
                             scaled.append((len(places), one.scale))
                         places.append(place)
-                    lines.append(self._line(one, labels, place))
+                    numbers.append(place if isinstance(place, str) else f"%s{one.exponent}")
+                    lines.append(f"{self._name(one, labels)} {numbers[-1]}")
+                    series.append(_foreign(one, labels))
+        pick, text = getter(keys), "\n".join(lines)
         return _Known(
-            len(tokens), getter(keys), getter(keys)(tokens), getter(places), scaled, "\n".join(lines)
+            len(tokens), pick, pick(tokens), getter(places), scaled, text, series, " ".join(numbers)
         )
 
-    def _line(self, one: Field, labels: Labels, place: Place) -> str:
+    def _name(self, one: Field, labels: Labels) -> str:
         inner = ",".join(filter(None, (labelled(labels), one.labels, self._more))).replace("%", "%%")
-        name = f"{one.family}{{{inner}}}" if inner else one.family
-        return f"{name} {place}" if isinstance(place, str) else f"{name} %s{one.exponent}"
+        return f"{one.family}{{{inner}}}" if inner else one.family
 
     def _header(self, one: Field) -> Iterator[str]:
         kind, family = one.kind, one.family
@@ -113,6 +128,13 @@ class Template:
             family = family.removesuffix("_total") if kind == "counter" else family
         yield f"# HELP {family} {one.help}".replace("%", "%%")
         yield f"# TYPE {family} {kind}"
+
+
+def _foreign(one: Field, labels: Labels) -> Foreign:
+    name, _, text = one.labels.partition("=")
+    more = [(name, text.strip('"'))] if name else []
+    kind = "counter" if one.kind == "counter" else "gauge"
+    return Foreign(one.family, kind, one.help, (*((n, t) for n, t in labels if t), *more))
 
 
 def _numbers(values: Sequence[str]) -> bool:

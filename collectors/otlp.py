@@ -24,8 +24,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     ScopeMetrics,
 )
 
-from wellfed.collectors.catalog import DERIVED_OTLP, HOST, TABLES, Column, Table
-from wellfed.collectors.exposition import getter
+from wellfed.collectors.catalog import DERIVED_OTLP, HOST, TABLES, Table
+from wellfed.collectors.exposition import Foreign, getter
 from wellfed.collectors.registry import Row
 from wellfed.collectors.sampler import Window
 
@@ -39,7 +39,7 @@ KEY_ATTRIBUTES: Mapping[tuple[str, str], str] = {
     ("disk", "device"): "system.device",
 }
 
-_Series = tuple[str, tuple[str, ...], str]
+_Series = tuple[str, tuple[str, ...] | tuple[tuple[str, str], ...], str]
 
 #: A mark's lower four bytes count, the upper ones are as no name or attribute has them: not UTF-8.
 _MARK = 0x7EFDFCFB << 32
@@ -57,7 +57,11 @@ def attributes_of(table: Table, row: Row, more: Iterable[tuple[str, str]] = ()) 
     keys = zip((k for k in table.keys if k != HOST), row.key, strict=True)
     pairs = [(KEY_ATTRIBUTES.get((table.name, name), name), text) for name, text in keys]
     pairs += [(c.name, row.info[c.name]) for c in table.infos if c.label and row.info.get(c.name)]
-    return [KeyValue(key=key, value=AnyValue(string_value=text)) for key, text in [*pairs, *more]]
+    return [_attribute(key, text) for key, text in [*pairs, *more]]
+
+
+def _attribute(key: str, text: str) -> KeyValue:
+    return KeyValue(key=key, value=AnyValue(string_value=text))
 
 
 @dataclass(slots=True)
@@ -94,19 +98,23 @@ class Encoder:
         self._starts: dict[_Series, tuple[float, int]] = {}
         self._seen = 0
 
-    def encode(self, window: Window) -> bytes:
-        """The request for one window; every point carries the window's end as its time."""
+    def encode(self, window: Window, more: Sequence[Foreign] = (), numbers: Sequence[float] = ()) -> bytes:
+        """The request for one window; every point carries the window's end as its time.
+
+        more, numbers: series that are in no table, and their values.
+        """
         now = round(window.ts * 1e9)
         shares = self._shares(window.rows)
-        shape = ([(row.table, row.key, *row.values) for row in window.rows], list(shares))
+        shape = ([(row.table, row.key, *row.values) for row in window.rows], list(shares), more)
         infos = [row.info for row in window.rows]
         every: list[float | None] = []
         for row in window.rows:
             every += row.values.values()
+        every += numbers
         kept = self._kept
         values = kept.pick(every) if kept is not None and (shape, infos) == self._shape else ()
         if kept is None or not values or None in values or every.count(None) != kept.absent:
-            kept = self._kept = self._build(window.rows, shares, now)
+            kept = self._kept = self._build(window.rows, shares, more, every, now)
             self._shape = (shape, [dict(info) for info in infos])
             values = kept.pick(every)
         counters = values[: len(kept.starts)]
@@ -131,27 +139,33 @@ class Encoder:
         self._activity = activity
         return shares
 
-    def _build(self, rows: Sequence[Row], shares: Mapping[tuple[str, ...], float], now: int) -> _Kept:
+    def _build(
+        self,
+        rows: Sequence[Row],
+        shares: Mapping[tuple[str, ...], float],
+        more: Sequence[Foreign],
+        every: Sequence[float | None],
+        now: int,
+    ) -> _Kept:
         request = ExportMetricsServiceRequest()
         metrics = request.resource_metrics.add()
         for key, text in self._resource.items():
-            metrics.resource.attributes.append(KeyValue(key=key, value=AnyValue(string_value=text)))
+            metrics.resource.attributes.append(_attribute(key, text))
         scope = metrics.scope_metrics.add()
         scope.scope.name = SCOPE
         shapes = _Points(scope)
         counters: list[tuple[int, _Series, NumberDataPoint]] = []
         gauges: list[tuple[int, NumberDataPoint]] = []
         shared, infos = [], []
-        at = absent = 0
+        at = 0
         for row in rows:
             table = TABLES[row.table]
             places = {name: at + n for n, name in enumerate(row.values)}
             at += len(places)
-            absent += sum(value is None for value in row.values.values())
             for column in table.signals:
                 if row.values.get(column.name) is None:
                     continue
-                point = shapes.add(column.otlp.name, column.unit, column)
+                point = shapes.add(column.otlp.name, column.unit, column.help, column.kind)
                 point.attributes.extend(attributes_of(table, row, column.otlp.attributes.items()))
                 if column.kind == "counter":
                     counters.append((places[column.name], (row.table, row.key, column.name), point))
@@ -159,27 +173,33 @@ class Encoder:
                     gauges.append((places[column.name], point))
                 also = DERIVED_OTLP.get((row.table, column.name))
                 if also is not None and row.key in shares:
-                    point = shapes.add(also.name, "1", None)
+                    point = shapes.add(also.name, "1", "", "gauge")
                     point.attributes.extend(attributes_of(table, row, also.attributes.items()))
                     shared.append(point)
             texts = [(c.name, row.info[c.name]) for c in table.infos if row.info.get(c.name) and not c.label]
             if texts or any(row.info.values()):
-                point = shapes.add(info_metric(row.table), "1", None)
+                point = shapes.add(info_metric(row.table), "1", "", "gauge")
                 point.attributes.extend(attributes_of(table, row, texts))
                 infos.append(point)
+        for place, one in enumerate(more, at):
+            point = shapes.add(one.name, "", one.help, one.kind)
+            point.attributes.extend(_attribute(name, text) for name, text in one.labels)
+            if one.kind == "counter":
+                counters.append((place, (one.name, one.labels, ""), point))
+            else:
+                gauges.append((place, point))
         self._remember()
-        series = [one for _, one, _ in counters]
+        series = [counter for _, counter, _ in counters]
         starts, last = [], []
-        every = [value for row in rows for value in row.values.values()]
-        for place, one, _ in counters:
-            before, start = self._starts.get(one, (every[place], now))
+        for place, counter, _ in counters:
+            before, start = self._starts.get(counter, (every[place], now))
             starts.append(start)
             last.append(before)
         self._starts = {}
         points = [*(point for _, _, point in counters), *(point for _, point in gauges), *shared, *infos]
         pieces, order, layout = _template(request, points, len(counters), len(infos))
         pick = getter([*(place for place, _, _ in counters), *(place for place, _ in gauges)])
-        return _Kept(pick, series, absent, starts, last, pieces, getter(order), layout)
+        return _Kept(pick, series, every.count(None), starts, last, pieces, getter(order), layout)
 
     def _remember(self) -> None:
         """Counters that go on in another set of series keep their start."""
@@ -197,19 +217,18 @@ class _Points:
         self._scope = scope
         self._metrics: dict[str, Metric] = {}
 
-    def add(self, name: str, unit: str, column: Column | None) -> NumberDataPoint:
+    def add(self, name: str, unit: str, text: str, kind: str) -> NumberDataPoint:
         """A new point of the metric, which is made where it is missing."""
         metric = self._metrics.get(name)
-        counter = column is not None and column.kind == "counter"
         if metric is None:
             metric = self._metrics[name] = self._scope.metrics.add()
             metric.name = name
             metric.unit = unit
-            metric.description = column.help if column is not None else ""
-            if counter:
+            metric.description = text
+            if kind == "counter":
                 metric.sum.is_monotonic = True
                 metric.sum.aggregation_temporality = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
-        return (metric.sum if counter else metric.gauge).data_points.add()
+        return (metric.sum if kind == "counter" else metric.gauge).data_points.add()
 
 
 def _template(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from wellfed.collectors.destination import Destination
-from wellfed.collectors.exposition import Family
+from wellfed.collectors.exposition import Family, Foreign
 from wellfed.collectors.otlp import Encoder
 from wellfed.collectors.push import Pusher
+from wellfed.collectors.registry import Row
 from wellfed.collectors.sampler import Window
 from wellfed.collectors.spool import Spool
 
@@ -15,9 +16,16 @@ __all__ = ["Publisher"]
 
 
 class Publisher:
-    """The OTLP side of an agent. url: where to, for messages."""
+    """The OTLP side of an agent. url: where to, for messages. names: other series of the same facts."""
 
-    def __init__(self, to: Destination, spool: Spool, resource: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        to: Destination,
+        spool: Spool,
+        resource: Mapping[str, str],
+        names: Callable[[Sequence[Row]], tuple[Sequence[Foreign], Sequence[float]]],
+    ) -> None:
+        self._names = names
         self.url = to.url
         self.spool = spool
         self._encoder = Encoder(resource)
@@ -29,7 +37,7 @@ class Publisher:
 
     def publish(self, window: Window) -> None:
         """Accepts one window for delivery."""
-        self._pusher.submit(window.ts, self._encoder.encode(window))
+        self._pusher.submit(window.ts, self._encoder.encode(window, *self._names(window.rows)))
 
     def close(self) -> None:
         """Stops sending; what is left waits in the spool for the next run."""

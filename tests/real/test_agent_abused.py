@@ -73,10 +73,9 @@ def test_300_half_open_clients_cost_8_threads_at_most_and_are_closed_in_10_s(
         good.sendall(b"GET /metrics HTTP/1.1\r\nHost: n1\r\n\r\n")
         assert good.recv(100).startswith(b"HTTP/1.1 401")
     for client in clients:
-        with client:
-            with contextlib.suppress(ConnectionResetError, ssl.SSLError):
-                while client.recv(1000):
-                    pass
+        with client, contextlib.suppress(ConnectionResetError, ssl.SSLError):
+            while client.recv(1000):
+                pass
         most = max(most, threads(agent.pid))
     assert time.monotonic() - begin < CLOSED_WITHIN
     assert most - before <= MOST_THREADS
