@@ -5,7 +5,6 @@ Needs no privilege; what a missing one costs is what `wellfed doctor` says. Impo
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wellfed import __version__
-from wellfed.collectors import registry
+from wellfed.collectors import heap, registry
 from wellfed.collectors.destination import destination, interval, resource
 from wellfed.collectors.exposition import OPENMETRICS, TEXT
 from wellfed.collectors.http import Endpoint, Request, Response
@@ -31,10 +30,6 @@ from wellfed.errors import UserError
 if TYPE_CHECKING:
     # Protobuf costs 15 MiB; an agent that only serves /metrics does without.
     from wellfed.collectors.publisher import Publisher
-
-#: Parameters of mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 4 << 20
 
 #: Seconds that --self-profile watches.
 PROFILED = 10.0
@@ -62,7 +57,7 @@ def agent(options: Mapping[str, object]) -> int:
         profile(sampler.slots, stop, PROFILED)
         sampler.stop()
         return 0
-    _keep_memory()
+    heap.keep()
     publisher = otlp(options)
     marker = Marker(str(options.get("spool") or ""))
     window = interval(os.environ)
@@ -84,18 +79,6 @@ def agent(options: Mapping[str, object]) -> int:
         publisher.close()
     marker.close()
     return 0
-
-
-def _keep_memory() -> None:
-    """Stops malloc from giving pages back between scrapes: a page of 340 KB would be mapped anew each time,
-    227 page faults of 1.2 us. musl knows no such setting.
-    """
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _each(outputs: Sequence[Callable[[Window], None]], window: Window) -> None:

@@ -16,7 +16,7 @@ from wellfed.collectors.names_node_tables import Field
 
 __all__ = ["Block", "Labels", "Template"]
 
-Labels = Sequence[tuple[str, str]]
+Labels = tuple[tuple[str, str], ...]
 #: Number of a token, or a text that stands for itself.
 Place = int | str
 
@@ -33,9 +33,11 @@ class Block:
     rows: list[tuple[Labels, Sequence[Place]]] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
 
-    def add(self, labels: Labels, places: Sequence[Place], keys: Iterable[int] = ()) -> None:
+    def add(
+        self, labels: Iterable[tuple[str, str]], places: Sequence[Place], keys: Iterable[int] = ()
+    ) -> None:
         """One thing."""
-        self.rows.append((labels, places))
+        self.rows.append((tuple(labels), places))
         self.keys.extend(keys)
 
 
@@ -132,9 +134,10 @@ class Template:
 
 def _foreign(one: Field, labels: Labels) -> Foreign:
     name, _, text = one.labels.partition("=")
-    more = [(name, text.strip('"'))] if name else []
     kind = "counter" if one.kind == "counter" else "gauge"
-    return Foreign(one.family, kind, one.help, (*((n, t) for n, t in labels if t), *more))
+    # A label without text is none; most rows have none such, and all their series share one tuple.
+    own = labels if all(text for _, text in labels) else tuple(pair for pair in labels if pair[1])
+    return Foreign(one.family, kind, one.help, (*own, (name, text.strip('"'))) if name else own)
 
 
 def _numbers(values: Sequence[str]) -> bool:

@@ -24,6 +24,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     ScopeMetrics,
 )
 
+from wellfed.collectors import heap
 from wellfed.collectors.catalog import DERIVED_OTLP, HOST, TABLES, Table
 from wellfed.collectors.exposition import Foreign, getter
 from wellfed.collectors.registry import Row
@@ -116,6 +117,7 @@ class Encoder:
         if kept is None or not values or None in values or every.count(None) != kept.absent:
             kept = self._kept = self._build(window.rows, shares, more, every, now)
             self._shape = (shape, [dict(info) for info in infos])
+            heap.trim()
             values = kept.pick(every)
         counters = values[: len(kept.starts)]
         if any(map(lt, counters, kept.last)):  # type: ignore[arg-type]

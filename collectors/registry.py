@@ -100,6 +100,7 @@ _PLUMBING = frozenset(
         "columns",
         "doctor",
         "files",
+        "heap",
         "names",
         "processes",
         "registry",

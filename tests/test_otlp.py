@@ -377,13 +377,14 @@ def test_grpc_carries_the_same_bytes() -> None:
     server.start()
     sender = Pusher(Destination(f"http://127.0.0.1:{port}", "grpc"), Spool(None, 10**6, 1e12))
     try:
-        sender.submit(0.0, b"")
+        body = ExportMetricsServiceRequest(resource_metrics=[{}]).SerializeToString()
+        sender.submit(0.0, body)
         first = sender.attempt()
         assert first is not None
         assert first > 0
         assert "UNAVAILABLE: later" in sender.error
         assert sender.attempt() == 0.0
-        assert len(bodies) == 2
+        assert bodies == [b"", body]
     finally:
         sender.close()
         server.stop(0).wait()
