@@ -13,8 +13,8 @@ import ctypes
 __all__ = ["keep", "trim"]
 
 #: Parameters of mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 4 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_KEPT_BYTES = 1 << 20
 
 
 def keep() -> None:
@@ -23,6 +23,8 @@ def keep() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        # One heap for all threads: they take turns anyway, and each heap keeps its own freed pages.
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def trim() -> None:
