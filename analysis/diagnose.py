@@ -12,16 +12,19 @@ from typing import Any
 
 import polars as pl
 
+from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced, tokens, usage
 from wellfed.analysis.features import join
 from wellfed.analysis.findings import episodes, findings
 from wellfed.analysis.hosts import facts, pressures
 from wellfed.analysis.lost import gpu_windows, with_loss, with_reference
+from wellfed.analysis.profile import Profile, profiles
 from wellfed.analysis.ranks import with_ranks
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import TS
 from wellfed.analysis.split import scored, shares
 from wellfed.analysis.windows import amounts, boots, native_step
 from wellfed.collectors.catalog import TABLES
+from wellfed.prices import Prices
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -41,12 +44,14 @@ class Diagnosis:
     windows: a row a GPU and window (ts, host, gpu, index, job, covered_seconds, lost_seconds, useful,
     reference, cause: the one with the largest share, null below 5 % lost). shares: ts, host, gpu, job, cause,
     lost_seconds; sums to lost_seconds. hosts: a row a host and window (wellfed.analysis.hosts.pressures).
+    usage: a row a GPU and job (wellfed.analysis.cost.USAGE).
     """
 
     document: dict[str, Any]
     windows: pl.DataFrame
     shares: pl.DataFrame
     hosts: pl.DataFrame
+    usage: pl.DataFrame
 
 
 def diagnose(
@@ -54,12 +59,14 @@ def diagnose(
     *,
     start: datetime | None = None,
     end: datetime | None = None,
-    price: float | None = None,
+    price: float | Prices | None = None,
 ) -> Diagnosis:
     """The answer for a range of tables (all of the catalog's, empty where there is no data).
 
-    start, end: what was asked for; the data's own bounds when None. price: money for one GPU-hour.
+    start, end: what was asked for; the data's own bounds when None. price: money for one GPU-hour,
+    of all models or by model.
     """
+    prices = Prices(price) if isinstance(price, float | int) else price
     step = native_step(tables)
     hosts = pressures(tables["host"], step).collect(engine="streaming")
     started = boots(tables["host"], step)
@@ -70,33 +77,44 @@ def diagnose(
     }
     on_host["gpu"], on_host["step"] = with_ranks(on_host["gpu"], on_host["step"])
     if on_host["gpu"].head(1).collect().is_empty():
-        rows = pl.DataFrame()
+        rows, used = pl.DataFrame(), USAGE.to_frame()
         windows, split, found = pl.DataFrame(schema=_WINDOWS), _no_shares(), []
     else:
         base = with_loss(with_reference(gpu_windows(on_host["gpu"], step)))
         rows = scored(join(base, on_host)).filter(pl.col("dt").is_not_null()).collect(engine="streaming")
         split = shares(rows.lazy()).collect(engine="streaming")
         windows = _windows(rows, split)
+        used = usage(rows.lazy()).collect()
         last = rows["ts"].max()
         assert last is None or isinstance(last, datetime)
-        found = findings(episodes(split, rows, step), rows, last, step, price) if last else []
+        found = findings(episodes(split, rows, step), rows, last, step) if last else []
+        found = priced(found, prices, used)
     rooted = root_view(split, found)
+    told = dict(tokens(on_host["step"], on_host["server"], used.lazy()).collect().iter_rows())
+    kinds = profiles(used, split, on_host)
     bounds = _bounds(tables)
     document: dict[str, Any] = {
         "version": 1,
         "from": _iso(start or bounds[0]),
         "to": _iso(end or bounds[1]),
         "window_seconds": step,
-        "price_per_gpu_hour": price,
-        "totals": _totals(rows, split, rooted, price),
+        "price_per_gpu_hour": mean_price(prices, used),
+        "totals": _totals(rows, split, rooted, efficiency(used, sum(told.values()) or None, prices)),
         "gpus": _gpus(rows, split),
-        "jobs": _jobs(rows, split, rooted, tables["job"]),
+        "jobs": [
+            {
+                **job,
+                **efficiency(used.filter(pl.col("job") == job["job"]), told.get(job["job"]), prices),
+                "workload": _workload(kinds.get(job["job"])),
+            }
+            for job in _jobs(rows, split, rooted, tables["job"])
+        ],
         "findings": found,
         "coverage": _coverage(tables),
         "warnings": _warnings(rows, hosts),
         "hosts": facts(hosts),
     }
-    return Diagnosis(document, windows, split, hosts)
+    return Diagnosis(document, windows, split, hosts, used)
 
 
 def _no_shares() -> pl.DataFrame:
@@ -140,30 +158,24 @@ def _au(covered: float, lost: float) -> float | None:
 
 
 def _totals(
-    rows: pl.DataFrame, split: pl.DataFrame, rooted: pl.DataFrame, price: float | None
+    rows: pl.DataFrame, split: pl.DataFrame, rooted: pl.DataFrame, spent: dict[str, Any]
 ) -> dict[str, Any]:
-    if rows.is_empty():
-        zero: dict[str, Any] = {
-            "gpu_seconds": 0.0,
-            "covered_seconds": 0.0,
-            "lost_seconds": 0.0,
-            "au": None,
-            "by_cause": {},
-        }
-        return {**zero, "by_cause_root": {}, "joules": None, "cost_lost": None}
-    covered, lost = (float(rows[c].sum()) for c in ("covered_seconds", "lost_seconds"))
-    causes = _by_cause(split, []).get((), {})
-    joules = rows["energy_joules"].sum() if rows["energy_joules"].is_not_null().any() else None
+    gpu, covered, lost = (
+        0.0 if rows.is_empty() else float(rows[c].sum()) for c in ("dt", "covered_seconds", "lost_seconds")
+    )
     return {
-        "gpu_seconds": float(rows["dt"].sum()),
+        "gpu_seconds": gpu,
         "covered_seconds": covered,
         "lost_seconds": lost,
         "au": _au(covered, lost),
-        "by_cause": causes,
+        "by_cause": _by_cause(split, []).get((), {}),
         "by_cause_root": _by_cause(rooted, []).get((), {}),
-        "joules": joules,
-        "cost_lost": None if price is None else lost / 3600 * price,
+        **spent,
     }
+
+
+def _workload(found: Profile | None) -> dict[str, Any] | None:
+    return found.document() if found else None
 
 
 def _gpus(rows: pl.DataFrame, split: pl.DataFrame) -> list[dict[str, Any]]:

@@ -92,10 +92,8 @@ def episodes(shares: pl.DataFrame, scores: pl.DataFrame, step: float) -> pl.Data
     return marked.filter(inside).drop("_mark", "_state")
 
 
-def findings(
-    inside: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float, price: float | None
-) -> list[dict[str, Any]]:
-    """Findings, the costliest first. windows: the scored feature rows."""
+def findings(inside: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float) -> list[dict[str, Any]]:
+    """Findings, the costliest first, without their cost. windows: the scored feature rows."""
     if inside.is_empty():
         return []
     resources = sorted(set(_RESOURCE.values()) & set(windows.columns))
@@ -117,7 +115,7 @@ def findings(
     found = []
     for (cause, _), part in rows.group_by(["cause", "_group"], maintain_order=True):
         for episode in _cut(part.sort("ts"), step):
-            finding = _finding(str(cause), episode, windows, end, step, price)
+            finding = _finding(str(cause), episode, windows, end, step)
             if finding is not None:
                 found.append(finding)
     return sorted(_without_echoes(found), key=lambda f: (-f["lost_gpu_seconds"], f["id"]))
@@ -147,7 +145,7 @@ def _cut(rows: pl.DataFrame, step: float) -> list[pl.DataFrame]:
 
 
 def _finding(
-    cause: str, rows: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float, price: float | None
+    cause: str, rows: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: float
 ) -> dict[str, Any] | None:
     stamps: list[datetime] = rows["ts"].unique().sort().to_list()
     if len(stamps) < ON_WINDOWS:
@@ -185,7 +183,7 @@ def _finding(
         "culprits": _culprits(cause, rows, windows),
         "severity": _severity(cause, lost, minutes, len(scope["gpus"])),
         "lost_gpu_seconds": lost,
-        "cost": None if price is None else lost / 3600 * price,
+        "cost": None,
         "confidence": _confidence(cause, mean, about, len(stamps)),
         "evidence_for": told_for,
         "evidence_against": told_against,

@@ -14,6 +14,7 @@ import polars as pl
 from wellfed.analysis.diagnose import Diagnosis, diagnose
 from wellfed.analysis.store import Store
 from wellfed.collectors.catalog import TABLES
+from wellfed.prices import Prices
 
 __all__ = ["RANGES", "Answer", "Range", "Source", "StoreSource", "parse_range"]
 
@@ -48,7 +49,7 @@ class Answer:
 class Source(Protocol):
     """Where pages get their answers."""
 
-    price: float | None
+    price: Prices | None
     simulated: bool
 
     def answer(self, wanted: Range) -> Answer:
@@ -75,7 +76,7 @@ def parse_range(start: str | None, end: str | None, now: datetime) -> Range:
 class StoreSource:
     """Answers from a store. An answer is computed once per window and range, by one thread at a time."""
 
-    def __init__(self, store: Store, price: float | None = None, simulated: bool = False) -> None:
+    def __init__(self, store: Store, price: Prices | None = None, simulated: bool = False) -> None:
         self.price = price
         self.simulated = simulated
         self._store = store

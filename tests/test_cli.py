@@ -13,6 +13,7 @@ from wellfed import __version__
 from wellfed.cli import COMMANDS, main
 from wellfed.errors import UserError
 from wellfed.options import OPTIONS, parse_size, parse_time, resolve
+from wellfed.prices import Prices
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -52,7 +53,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
     assert resolve(names, {"price": "6"}, environ) == {
         "address": "file:1",
         "retention_days": 4.0,
-        "price": 6.0,
+        "price": Prices(6.0),
         "metrics_address": "127.0.0.1:9812",
     }
 

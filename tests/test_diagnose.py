@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.diagnose import Diagnosis, diagnose
-from wellfed.analysis.report import render_text
+from wellfed.analysis.report.content import build
+from wellfed.analysis.report.terminal import render
 from wellfed.analysis.scenarios import SCENARIOS, Artefacts, simulate
 from wellfed.analysis.schema import schema
 from wellfed.analysis.windows import amounts, boots, native_step
@@ -159,14 +160,18 @@ def test_no_gpu_is_said_and_the_hosts_pressures_are_told() -> None:
             "psi_memory_ratio": None,
         }
     ]
-    assert "50.0%" in render_text(diagnosis)
+    assert "50.0%" in render(build(diagnosis.document))
     assert diagnose(tables()).document["hosts"] == []
 
 
+SPENT = {
+    "joules", "cost_lost", "joules_lost", "tokens", "joules_per_token", "tokens_per_joule",
+    "hardware_flop_utilization",
+}  # fmt: skip
 KEYS = {
-    "totals": {"gpu_seconds", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root", "joules", "cost_lost"},
+    "totals": {"gpu_seconds", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root", *SPENT},
     "gpus": {"host", "gpu", "index", "job", "covered_seconds", "lost_seconds", "au", "by_cause"},
-    "jobs": {"job", "name", "user", "gpus", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root"},
+    "jobs": {"job", "name", "user", "gpus", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root", "workload", *SPENT},
     "findings": {
         "id", "cause", "scope", "start", "end", "detected", "culprits", "severity", "lost_gpu_seconds", "cost",
         "confidence", "evidence_for", "evidence_against", "missing_signals", "next_steps", "runbook",
@@ -310,7 +315,7 @@ def test_the_command_prints_text_or_json_of_the_same_facts(
     document = json.loads(capsys.readouterr().out)
     assert main(["diagnose", f"--data={data}", "--price=2"]) == 0
     text = capsys.readouterr().out
-    assert f"{document['totals']['au']:.1%} of GPU time was productive" in text
+    assert f"{1 - document['totals']['au']:.1%} of their time" in text
     assert f"${document['totals']['cost_lost']:,.2f}" in text
     assert "Remote file system slow" in text
     assert max(map(len, text.splitlines())) <= 120

@@ -75,6 +75,7 @@ def test_dependencies_point_one_way() -> None:
             "wellfed.analysis",
             "wellfed.collectors.catalog",
             "wellfed.errors",
+            "wellfed.prices",
             "wellfed.__version__",
         ),
         "dashboard": (
@@ -82,6 +83,7 @@ def test_dependencies_point_one_way() -> None:
             "wellfed.analysis",
             "wellfed.collectors.catalog",
             "wellfed.errors",
+            "wellfed.prices",
             "wellfed.__version__",
         ),
     }

@@ -98,6 +98,13 @@ COMMANDS: Mapping[str, Command] = {
             "wellfed diagnose --from 6h --json",
         ),
         Command(
+            "report",
+            "the same answer to hand on: for everything, a job or a user",
+            ("data", "from", "to", "job", "user", "price", "format", "out"),
+            "wellfed.ask:report",
+            "wellfed report --job slurm:4711 --out report.html",
+        ),
+        Command(
             "doctor",
             "what this machine can and cannot measure, and the remedy",
             ("procfs", "sysfs", "collectors", "json"),

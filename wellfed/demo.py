@@ -19,6 +19,7 @@ from wellfed.analysis.store import Store
 from wellfed.background import Background
 from wellfed.errors import UserError
 from wellfed.options import nearest
+from wellfed.prices import Prices
 from wellfed.progress import progress
 from wellfed.serve import bind, serve
 
@@ -58,7 +59,7 @@ def demo(options: Mapping[str, object]) -> int:
                     store.append(part)
             stack.enter_context(Background("wellfed-demo", partial(_live, store, stream)))
         print("wellfed: SIMULATED DATA, made on this machine", file=sys.stderr)
-        serve(listener, store, price=price or 2.5, simulated=True)
+        serve(listener, store, price=price or Prices(2.5), simulated=True)
     return 0
 
 

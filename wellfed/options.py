@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from wellfed.errors import UserError
+from wellfed.prices import Prices
 
 __all__ = ["OPTIONS", "Option", "parse_size", "parse_time", "read_config", "resolve"]
 
@@ -151,8 +152,17 @@ OPTIONS: Mapping[str, Option] = _options(
         "from", "start of the range: a time, or an age such as 6h (default: all)", parse_time, None, "TIME"
     ),
     Option("to", "end of the range: a time, or an age such as 10m", parse_time, None, "TIME"),
-    Option("price", "price of one GPU for one hour, for cost figures", _positive, None, "MONEY"),
-    Option("out", "folder to write to", metavar="DIR"),
+    Option(
+        "price",
+        "price of one GPU for one hour: 2.50, or by model: H100=2.98,A100=1.29,2.50",
+        Prices.parse,
+        None,
+        "MONEY",
+    ),
+    Option("job", "only this job, by its id or name", metavar="JOB"),
+    Option("user", "only the jobs of this user", metavar="NAME"),
+    Option("format", "text, html, markdown, csv or json (default: as --out ends)", metavar="FORMAT"),
+    Option("out", "folder or file to write to", metavar="PATH"),
     Option("json", "print JSON", _boolean, False),
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
     Option("gpus", "GPUs to simulate", _whole, None, "N"),

@@ -11,6 +11,7 @@ from wellfed.analysis.store import Store
 from wellfed.collectors.http import listen, parse_address
 from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
+from wellfed.prices import Prices
 
 __all__ = ["bind", "serve"]
 
@@ -24,8 +25,8 @@ def bind(address: str) -> socket.socket:
 
 
 def serve(listener: socket.socket, store: Store, price: object = None, simulated: bool = False) -> None:
-    """Serves until SIGINT or SIGTERM. price: money for one GPU-hour, or None."""
-    assert price is None or isinstance(price, float)
+    """Serves until SIGINT or SIGTERM. price: of GPU time, or None."""
+    assert price is None or isinstance(price, Prices)
     app = create_app(StoreSource(store, price=price, simulated=simulated))
     config = uvicorn.Config(
         app.server, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE
