@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from wellfed import __version__
 from wellfed.collectors import heap, registry
 from wellfed.collectors.destination import destination, interval, resource
-from wellfed.collectors.exposition import OPENMETRICS, TEXT
+from wellfed.collectors.exposition import OPENMETRICS, TEXT, wants_openmetrics
 from wellfed.collectors.http import Endpoint, Request, Response
 from wellfed.collectors.page import Names, Page, host_name, roots_of, textfile
 from wellfed.collectors.registry import Collector
@@ -106,7 +106,7 @@ def metrics(
     formats = {openmetrics: Page(options, openmetrics) for openmetrics in (False, True)}
 
     def scrape(request: Request) -> Response:
-        openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
+        openmetrics = wants_openmetrics(request.headers.get("accept", ""))
         more = families(sampler.slots, marker) + (publisher.families() if publisher else [])
         body = formats[openmetrics].render(sampler.snapshot(time.time()).rows, more)
         return Response(body, OPENMETRICS if openmetrics else TEXT)

@@ -8,6 +8,7 @@ Source: prometheus.io/docs/instrumenting/exposition_formats and the OpenMetrics 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -16,7 +17,17 @@ from typing import TypeVar
 from wellfed.collectors.catalog import HOST, TABLES, Column, Table
 from wellfed.collectors.registry import Row
 
-__all__ = ["OPENMETRICS", "TEXT", "Exposition", "Family", "Foreign", "getter", "labelled", "number"]
+__all__ = [
+    "OPENMETRICS",
+    "TEXT",
+    "Exposition",
+    "Family",
+    "Foreign",
+    "getter",
+    "labelled",
+    "number",
+    "wants_openmetrics",
+]
 
 T = TypeVar("T")
 
@@ -165,6 +176,22 @@ class Exposition:
         ]
         kind = "info" if self.openmetrics else "gauge"
         return [*_header(family, kind, f"Text about each row of {table.name}"), *samples] if samples else []
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Whether a client's Accept header puts OpenMetrics above text; text where it likes both as much.
+
+    >>> wants_openmetrics("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4")
+    True
+    """
+    weights = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for part in accept.split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        said = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        weight = float(said) if re.fullmatch(r"[01](\.\d{0,3})?", said) else 0.0
+        for known in weights if kind in ("*/*", "") else {kind} & weights.keys():
+            weights[known] = max(weights[known], weight)
+    return weights["application/openmetrics-text"] > weights["text/plain"]
 
 
 def labelled(pairs: Iterable[tuple[str, str]]) -> str:

@@ -224,7 +224,7 @@ def _accepts_gzip(header: str) -> bool:
 
 def _compress(response: Response) -> Response:
     body = gzip(response.body)
-    headers = {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    headers = {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept, Accept-Encoding"}
     return Response(body, response.content_type, response.status, headers)
 
 
