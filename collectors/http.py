@@ -135,7 +135,9 @@ class Endpoint:
         timeout = REQUEST_TIMEOUT
         while True:
             try:
-                request = await asyncio.wait_for(_receive(connection, reader), timeout)
+                # Unlike wait_for, this makes no task for each request.
+                async with asyncio.timeout(timeout):
+                    request = await _receive(connection, reader)
             except h11.RemoteProtocolError as error:
                 await self._send(
                     connection, writer, Response(b"bad request\n", status=error.error_status_hint)
@@ -194,7 +196,9 @@ class Endpoint:
             connection.send(h11.EndOfMessage()),
         ]
         writer.write(b"".join(part for part in parts if part))
-        await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT)
+        if writer.transport.get_write_buffer_size():
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                await writer.drain()
 
 
 async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
