@@ -66,9 +66,12 @@ def used(pid: int) -> tuple[float, float]:
     """CPU seconds so far and MiB in memory: pages shared between the processes count once."""
     cpu = resident = 0.0
     for each in family(pid):
-        times = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        try:
+            times = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            rollup = Path(f"/proc/{each}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a child that ended between the list and the look
         cpu += (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
-        rollup = Path(f"/proc/{each}/smaps_rollup").read_text()
         resident += next((int(x.split()[1]) for x in rollup.splitlines() if x.startswith("Pss:")), 0) / 1024
     return cpu, resident
 
