@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import os
+import socket
 import ssl
 import statistics
 import subprocess
@@ -30,7 +31,15 @@ ROOT = Path(__file__).parents[1]
 METRICS = (1, 2, 3, 5, 10, 20, 21, 60, 61)
 HOST = "cpu,disk,infiniband,memory,mountstats,network,pressure"
 WARM_UP = 4.0
-AGENT, EXPORTER, SINK = 19812, 19100, 19318
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+AGENT, EXPORTER, SINK = free_port(), free_port(), free_port()
 
 
 @dataclass
