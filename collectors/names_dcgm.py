@@ -46,10 +46,13 @@ class DcgmNames:
     def families(self, rows: Sequence[Row], now: float) -> list[Family]:
         """Families of the NVIDIA GPUs among rows. now: seconds of a clock that only grows."""
         found: dict[str, Family] = {}
+        # All series of a GPU share one tuple of labels.
+        texts: dict[int, str] = {}
         for one, value in self.points(rows, now):
             name = one.name.removesuffix("_total")
             family = found.get(name) or found.setdefault(name, Family(name, one.kind, one.help, []))
-            family.samples.append((labelled(one.labels), value))
+            text = texts.get(id(one.labels)) or texts.setdefault(id(one.labels), labelled(one.labels))
+            family.samples.append((text, value))
         return list(found.values())
 
     def points(self, rows: Sequence[Row], now: float) -> list[tuple[Foreign, float]]:

@@ -144,6 +144,9 @@ def test_the_resource_says_who_we_are_and_the_user_has_the_last_word(monkeypatch
         "n1",
         "worker-1",
     )
+    # The same after a restart: else every series would begin anew.
+    assert plain["service.instance.id"] == "n1"
+    assert not any(name.startswith("telemetry.sdk") for name in plain)
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine,cloud.region=x")
     given_ = resource("n1", "1.0", {"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine,cloud.region=x"})
     assert (given_["service.name"], given_["cloud.region"]) == ("mine", "x")

@@ -190,6 +190,10 @@ def test_victoriametrics_has_every_sample_after_an_outage_and_restarts_of_both(
     sent = merged(between.acknowledged)
     assert len(sent) > 150
     assert all(("cloud.region", "eu-1") in labels for _, labels in sent)
+    # The agent tells by the same way how delivery fares.
+    # Both runs write to the same series.
+    (failed,) = (samples for (name, _), samples in sent.items() if name == "wellfed.export.failed")
+    assert max(failed.values()) >= 1
     times = sorted({at for samples in sent.values() for at in samples})
     # One window each second, but for the moment in which no agent ran.
     assert sum(later - earlier > 1000 for earlier, later in itertools.pairwise(times)) <= 1
