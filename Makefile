@@ -17,6 +17,10 @@ demo: $(BASE)
 test: $(DEV) packages
 	$(PY) -m pytest -n auto --dist loadgroup
 
+# Every kill, damage and hostile input of tests/chaos, not the sample that `make test` tries.
+chaos: $(DEV) packages
+	WELLFED_CHAOS=full $(PY) -m pytest -n auto --dist loadgroup tests/chaos
+
 check: $(DEV) lint types
 
 lint: $(DEV)
@@ -47,17 +51,15 @@ $(DEV): | $(PY)
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# What the driver of this machine's GPUs answers, how fast, and to whom.
+# What the driver of this machine's GPUs answers, how fast and to whom; then, with torch in the environment,
+# injected faults around a PyTorch input pipeline, recorded and judged. Under eight minutes.
 gpu: $(BASE)
 	$(PY) -m wellfed.collectors.nvml_report
+	$(PY) bench/record.py
 
 # What the agent costs beside node_exporter on the same large node, in one run.
 bench-agent: $(DEV) packages
 	$(PY) bench/agent.py
-
-# The spool under kill -9 at 200 random moments; continuous integration takes 10 of them.
-chaos: $(DEV)
-	WELLFED_CHAOS_ROUNDS=200 WELLFED_CHAOS_SEED=$$$$ $(PY) -m pytest -n0 tests/test_spool.py -k kill_9
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score

@@ -12,11 +12,12 @@ from typing import Any
 
 import polars as pl
 
+from wellfed.analysis.blame import with_blame
 from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced, tokens, usage
 from wellfed.analysis.features import join
 from wellfed.analysis.findings import episodes, findings
 from wellfed.analysis.hosts import facts, pressures
-from wellfed.analysis.lost import gpu_windows, with_loss, with_reference
+from wellfed.analysis.lost import gpu_windows, with_gaps, with_loss, with_reference
 from wellfed.analysis.profile import Profile, profiles
 from wellfed.analysis.ranks import with_ranks
 from wellfed.analysis.roots import root_view
@@ -80,7 +81,8 @@ def diagnose(
         rows, used = pl.DataFrame(), USAGE.to_frame()
         windows, split, found = pl.DataFrame(schema=_WINDOWS), _no_shares(), []
     else:
-        base = with_loss(with_reference(gpu_windows(on_host["gpu"], step)))
+        held = with_gaps(gpu_windows(on_host["gpu"], step), on_host["host"])
+        base = with_loss(with_reference(held))
         rows = scored(join(base, on_host)).filter(pl.col("dt").is_not_null()).collect(engine="streaming")
         split = shares(rows.lazy()).collect(engine="streaming")
         windows = _windows(rows, split)
@@ -109,7 +111,7 @@ def diagnose(
             }
             for job in _jobs(rows, split, rooted, tables["job"])
         ],
-        "findings": found,
+        "findings": with_blame(found, tables, step),
         "coverage": _coverage(tables),
         "warnings": _warnings(rows, hosts),
         "hosts": facts(hosts),

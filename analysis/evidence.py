@@ -356,6 +356,7 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("a loop reports steps", "s_compute", 0.0, 0.1),
         ],
     ),
+    Signature("idle.gap", need=[Ramp("free by its scheduler while jobs wait", "gap", 0.0, 1.0)]),
     Signature(
         "serve.kv_full",
         need=[Ramp("requests waiting", "v_waiting", 0, 2)],

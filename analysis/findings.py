@@ -103,7 +103,7 @@ def findings(inside: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: f
     resource = pl.lit(None, dtype=pl.String)
     for cause, column in _RESOURCE.items():
         resource = pl.when(pl.col("cause") == cause).then(pl.col(column)).otherwise(resource)
-    rows = rows.with_columns(resource.alias("resource"), pl.coalesce("job", "gpu").alias("_who"))
+    rows = rows.with_columns(resource.alias("resource"), _who().alias("_who"))
     shared = (
         rows.filter(pl.col("cause").is_in(["storage.remote", "storage.metadata"]))
         .group_by("cause", "resource")
@@ -119,6 +119,12 @@ def findings(inside: pl.DataFrame, windows: pl.DataFrame, end: datetime, step: f
             if finding is not None:
                 found.append(finding)
     return sorted(_without_echoes(found), key=lambda f: (-f["lost_gpu_seconds"], f["id"]))
+
+
+def _who() -> pl.Expr:
+    """Whose finding it is: a job's, a GPU's own or, where free GPUs face a queue, the cluster's."""
+    free = pl.col("cause") == "idle.gap"
+    return pl.when(free).then(pl.lit("free")).otherwise(pl.coalesce("job", "gpu"))
 
 
 def _without_echoes(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,14 +3,14 @@
 useful = SM activity without its spinning share, or activity where SM is not measured; a window that keeps
 device memory 60 % busy is productive. The reference is the 95th percentile of useful of this job on this GPU
 (a fixed histogram of 200 bins). lost = covered x (1 - min(1, useful / reference)), plus the share of the
-clock that throttling took. Nobody's GPU is capacity, not loss.
+clock that throttling took. Nobody's GPU is capacity, not loss, unless jobs wait for one.
 """
 
 from __future__ import annotations
 
 import polars as pl
 
-__all__ = ["BINS", "LOW_REFERENCE", "gpu_windows", "with_loss", "with_reference"]
+__all__ = ["BINS", "LOW_REFERENCE", "gpu_windows", "with_gaps", "with_loss", "with_reference"]
 
 #: Bins of the histogram that the reference is read from.
 BINS = 200
@@ -65,6 +65,18 @@ def gpu_windows(gpu: pl.LazyFrame, step: float) -> pl.LazyFrame:
     )
 
 
+def with_gaps(windows: pl.LazyFrame, host: pl.LazyFrame) -> pl.LazyFrame:
+    """Adds queued (jobs that wait anywhere in the cluster) and gap (1 where a scheduler has the GPU free).
+
+    One host that asks is enough; of several the one that knows of most counts.
+    """
+    queued = host.group_by("ts").agg(pl.col("jobs_pending").max().alias("queued"))
+    gap = ~pl.col("held") & (pl.col("allocated") == 0) & (pl.col("queued") > 0)
+    return windows.join(queued, on="ts", how="left").with_columns(
+        gap.fill_null(False).cast(pl.Float64).alias("gap")
+    )
+
+
 def with_reference(windows: pl.LazyFrame) -> pl.LazyFrame:
     """Adds reference (what useful reaches when this job is fed) and chronic (it never was)."""
     who = ["job", "host", "gpu"]
@@ -103,7 +115,9 @@ def with_loss(windows: pl.LazyFrame) -> pl.LazyFrame:
     short = 1 - (pl.col("useful") / pl.col("reference")).clip(0, 1)
     productive = (pl.col("dram") >= DRAM_BOUND).fill_null(False)
     lost = (
-        pl.when(~pl.col("held"))
+        pl.when(pl.col("gap") > 0)
+        .then(pl.col("covered_seconds"))
+        .when(~pl.col("held"))
         .then(0.0)
         .when(productive)
         .then(0.0)

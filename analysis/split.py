@@ -1,9 +1,10 @@
 """Splits each window's lost seconds over causes: the certain, then the measured, then the inferred.
 
-1. What throttling took, and a job that stands still after a fault, is certain. 2. Where the loop timed its
-own parts, what it waited for (data, copies, peers, checkpoints, evaluation) divides the rest in proportion.
-3. Within each part, and for all of it without such times, the inferred causes share by score squared, with
-`unknown` taking part with max(0.15, 1 - best score). Shares sum exactly to the loss.
+1. What throttling took, a job that stands still after a fault and a free GPU while jobs wait are certain.
+2. Where the loop timed its own parts, what it waited for (data, copies, peers, checkpoints, evaluation)
+divides the rest in proportion. 3. Within each part, and for all of it without such times, the inferred causes
+share by score squared, with `unknown` taking part with max(0.15, 1 - best score). Shares sum exactly to the
+loss.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def scored(windows: pl.LazyFrame, stretch: float = 1.0) -> pl.LazyFrame:
 def shares(windows: pl.LazyFrame) -> pl.LazyFrame:
     """Long rows of ts, host, gpu, job, cause, lost_seconds for windows that lost something."""
     lost, throttled = pl.col("lost_seconds"), pl.col("throttled_seconds")
-    rest = pl.when(pl.col("fault")).then(0.0).otherwise(lost - throttled)
+    free = pl.col("gap") > 0
+    rest = pl.when(pl.col("fault") | free).then(0.0).otherwise(lost - throttled)
     parts = {part: pl.when(pl.col(part) >= _LEAST_PART).then(pl.col(part)).fill_null(0.0) for part in _PART}
     timed = sum(parts.values(), start=pl.lit(0.0))
     known = timed > 0
@@ -74,9 +76,8 @@ def shares(windows: pl.LazyFrame) -> pl.LazyFrame:
     hot = pl.when(heat > 0).then(pl.col("throttle.thermal") / heat).otherwise(1.0)
     columns["throttle.thermal"] = throttled * hot
     columns["throttle.power"] = throttled * (1 - hot)
-    columns["hardware.fault"] = columns["hardware.fault"] + pl.when(pl.col("fault")).then(
-        lost - throttled
-    ).otherwise(0.0)
+    for cause, certain in (("hardware.fault", pl.col("fault") & ~free), ("idle.gap", free)):
+        columns[cause] = columns[cause] + pl.when(certain).then(lost - throttled).otherwise(0.0)
     key = ["ts", "host", "gpu", "job"]
     amounts = windows.filter(lost > 0).select(*key, *(e.alias(c) for c, e in columns.items()))
     long = amounts.unpivot(index=key, on=list(columns), variable_name="cause", value_name="lost_seconds")

@@ -20,7 +20,7 @@ import time
 
 from wellfed.collectors.registry import Roots, Row, register
 
-__all__ = ["AmdGpu", "parse_clock", "parse_energy", "parse_errors", "parse_generation"]
+__all__ = ["AmdGpu", "amd_id", "parse_clock", "parse_energy", "parse_errors", "parse_generation"]
 
 _LOOK_AGAIN = 30.0
 _REASON = "no AMD GPU: the amdgpu driver holds none"
@@ -72,8 +72,10 @@ def parse_clock(text: bytes) -> float | None:
     >>> parse_clock(b"0: 500Mhz\\n1: 2100Mhz *")
     2100000000.0
     """
-    levels = [line.split()[1].lower().removesuffix(b"mhz") for line in text.splitlines() if b":" in line]
-    return max((float(level) * 1e6 for level in levels), default=None)
+    levels = [line.partition(b":")[2].split() for line in text.splitlines() if b":" in line]
+    if not all(levels):
+        raise ValueError(f"expected `n: <clock>Mhz`, found {text[:60]!r}")
+    return max((float(level[0].lower().removesuffix(b"mhz")) * 1e6 for level in levels), default=None)
 
 
 def parse_errors(text: bytes) -> dict[str, float]:
@@ -99,6 +101,13 @@ def parse_energy(table: bytes) -> float | None:
     return None if units == (1 << 64) - 1 else units * _JOULES
 
 
+def amd_id(path: str, address: str) -> str:
+    """The id of the GPU at that PCI address, path: its folder in sysfs."""
+    unique = _text(f"{path}/unique_id")
+    # ROCm spells the id like this; cards without one are known by their place.
+    return f"GPU-{int(unique, 16):016x}" if unique.strip("0x") else f"GPU-{address}"
+
+
 class _Card:
     """One GPU with its attributes open."""
 
@@ -113,9 +122,7 @@ class _Card:
             place = name.replace("hwmon", hwmon, 1) if name.startswith("hwmon/") else f"{path}/{name}"
             with contextlib.suppress(OSError):
                 self._files[name] = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        unique = _text(f"{path}/unique_id")
-        # ROCm spells the id like this; cards without one are known by their place.
-        self.gpu = f"GPU-{int(unique, 16):016x}" if unique.strip("0x") else f"GPU-{address}"
+        self.gpu = amd_id(path, address)
         model = _text(f"{path}/product_name") or f"AMD {_text(f'{path}/device')}"
         self.info = {"vendor": "amd", "model": model, "index": str(index), "pci_address": address}
 

@@ -158,6 +158,11 @@ _HOST = _table(
     ),
     _counter("tcp_segments_out", "TCP segments sent", "segment"),
     _counter("tcp_retransmits", "TCP segments sent again", "segment"),
+    _gauge(
+        "jobs_pending",
+        "Jobs that wait in the cluster's queues, where this host was told to ask for them",
+        "job",
+    ),
     _gauge("boot_seconds", "Epoch of boot; a change starts a new segment of every counter of the host"),
 )
 
@@ -253,7 +258,7 @@ _PORT = _table(
     _counter("ack_timeouts", "Acknowledge timers expired", "timeout"),
     _counter("cnp_sent", "Congestion notification packets sent", "packet"),
     _counter("cnp_handled", "Congestion notification packets obeyed", "packet"),
-    _counter("ecn_marked", "RoCE packets received with congestion experienced", "packet"),
+    _counter("ecn_marked", "Packets received with congestion experienced", "packet"),
     _counter("pause_seconds", "Time the sender was paused"),
     _counter("buffer_overruns", "Receive buffer overruns", "error"),
     _counter("integrity_errors", "Local link integrity errors", "error"),

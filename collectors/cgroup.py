@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
+from wellfed.collectors.board import Board
 from wellfed.collectors.files import read
 from wellfed.collectors.pressure import parse as parse_pressure
 from wellfed.collectors.registry import Roots, Row, register
@@ -26,7 +27,10 @@ MAX_DEPTH = 8
 MAX_JOBS = 2000
 
 _POD = re.compile(r"(?:^|[/-])pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12})")
-_SLURM = re.compile(r"/slurm(?:stepd\.scope|/uid_\d+)?(?:/[^/]*)*?/job_(\d+)(?:/step_([^/]+))?")
+#: Several slurmd on one machine put the node's name into their roots.
+_SLURM = re.compile(
+    r"/(?:[^/]+_slurmstepd\.scope|slurm(?:stepd\.scope|_[^/]+)?)(?:/uid_\d+)?/job_(\d+)(?:/step_([^/]+))?"
+)
 _DOCKER = re.compile(r"(?:/docker/|/docker-)([0-9a-f]{64})")
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope))(?=/|$)")
 #: systemd units that hold the machine or a login, not a job.
@@ -95,6 +99,7 @@ def job_of(roots: Roots, pid: int) -> str | None:
 @dataclass(slots=True)
 class _Job:
     identity: Identity
+    inode: int = 0
     folders: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
 
@@ -120,7 +125,8 @@ class Cgroup:
         if time.monotonic() - self._walked >= WALK_INTERVAL:
             self._jobs = _walk(root, roots.board.jobs)
             self._walked = time.monotonic()
-        rows = [row for job in self._jobs.values() if (row := _row(job, roots.board.names)) is not None]
+            roots.board.groups = {job: found.inode for job, found in self._jobs.items()}
+        rows = [row for job in self._jobs.values() if (row := _row(job, roots.board)) is not None]
         self.reason = (
             "" if rows else f"no job below {root}: no pod, Slurm job, container or service unit of its own"
         )
@@ -144,12 +150,19 @@ def _walk(root: str, wanted: Set[str]) -> dict[str, _Job]:
             identity = identify(path) if path else None
             if identity is not None and identity.path == path:
                 if identity.kind != "systemd" or identity.job in wanted:
-                    job = jobs.setdefault(identity.job, _Job(identity))
+                    job = jobs.setdefault(identity.job, _Job(identity, _inode(tree + path)))
                     job.folders.setdefault(controller, tree + path)
                 continue
             if depth < MAX_DEPTH:
                 pending += [(f"{path}/{name}", depth + 1) for name in _folders(tree + path)]
     return jobs
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
 
 
 def _folders(path: str) -> list[str]:
@@ -160,7 +173,7 @@ def _folders(path: str) -> list[str]:
         return []
 
 
-def _row(job: _Job, names: Mapping[str, str]) -> Row | None:
+def _row(job: _Job, board: Board) -> Row | None:
     values: dict[str, float | None] = {}
     for controller, folder in job.folders.items():
         try:
@@ -174,8 +187,9 @@ def _row(job: _Job, names: Mapping[str, str]) -> Row | None:
         return None
     values["started_seconds"] = job.started
     identity = job.identity
-    job_id = names.get(identity.job, identity.job)
-    return Row("job", (job_id,), values, {"kind": identity.kind, "name": job_id.partition(":")[2] or job_id})
+    job_id = board.names.get(identity.job, identity.job)
+    info = {"kind": identity.kind, "name": job_id.partition(":")[2] or job_id}
+    return Row("job", (job_id,), values, info | board.info(job_id, {identity.job}))
 
 
 def _unified(folder: str) -> dict[str, float | None]:

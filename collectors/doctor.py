@@ -94,14 +94,15 @@ def render(findings: Sequence[Finding], width: int) -> str:
     for finding in findings:
         filled, word = ", ".join(finding.tables), _WORDS[finding.status]
         head = f"{finding.collector:<{name}}  {filled:<{tables}}  {word:<{state}}"
-        told = f"{finding.rows} rows, {finding.signals} signals" if finding.rows else finding.reason
+        measured = f"{finding.rows} rows, {finding.signals} signals"
+        told = measured if finding.rows else finding.reason or "answers"
         if finding.rows and finding.reason:
             told += f"; {finding.reason}"
-        texts = [told, *([f"do: {finding.remedy}"] if finding.remedy and finding.status != "ok" else [])]
+        texts = [told, *([f"do: {finding.remedy}"] if finding.remedy and finding.reason else [])]
         wrapped = [line for text in texts for line in textwrap.wrap(text, max(30, width - indent)) or [""]]
         lines.append(f"{head}  {wrapped[0]}")
         lines += [" " * indent + line for line in wrapped[1:]]
-    measured = sum(f.status == "ok" for f in findings)
+    answered = sum(f.status == "ok" for f in findings)
     lines.append("")
-    lines.append(f"{measured} of {len(findings)} sources measured")
+    lines.append(f"{answered} of {len(findings)} sources measured")
     return "\n".join(lines) + "\n"

@@ -1,10 +1,11 @@
-"""What only a network driver's own statistics tell: time paused by the fabric, symbol errors, full buffers.
+"""What only a network driver's own statistics tell: time paused by the fabric, discards, congestion marks.
 
 Source: the ETHTOOL_GSTATS request through pyroute2, for drivers that count pauses as time: mlx5_core
-(Documentation/networking/device_drivers/ethernet/mellanox/mlx5/counters.rst) and bnxt_en. Cost: about 10 us
-an interface, and 18 MiB of memory for pyroute2, which is therefore imported only where such a card is.
-Privilege: none. The request goes to the network namespace of this process: an interface that the given
-/sys describes and this namespace does not have is left out.
+(Documentation/networking/device_drivers/ethernet/mellanox/mlx5/counters.rst) and bnxt_en. Congestion
+notification packets are RoCE's: these drivers count them in hw_counters (infiniband). Cost: about 10 us an
+interface, and 18 MiB of memory for pyroute2, which is therefore imported only where such a card is.
+Privilege: none. The request goes to the network namespace of this process: an interface that the given /sys
+describes and this namespace does not have is left out.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _PAUSE = re.compile(r"rx_prio\d_pause_duration|rx_global_pause_duration|pfc_pri\
 _COUNTS = {
     "rx_symbol_err_phy": "symbol_errors",
     "rx_discards_phy": "buffer_overruns",
+    "rx_ecn_mark": "ecn_marked",
 }
 
 

@@ -19,6 +19,7 @@ from struct import Struct
 
 import pynvml
 
+from wellfed.collectors.activity import idles, spins
 from wellfed.collectors.nvml_calls import Call, Context
 from wellfed.collectors.nvml_page import ACTIVITY
 
@@ -68,10 +69,9 @@ def reduce(metrics: list[float], seconds: float) -> list[float]:
     observed = idle = spin = _NAN
     if active == active:
         observed = seconds
-        idle = seconds if active < 0.05 else 0.0
+        idle = seconds if idles(active) else 0.0
         if sm + tensor + dram == sm + tensor + dram:
-            spins = active >= 0.50 and sm < 0.25 and tensor < 0.03 and dram < 0.10
-            spin = seconds if spins else 0.0
+            spin = seconds if spins(active, sm, tensor, dram) else 0.0
     mebis = _MEBI * seconds
     return [
         observed,

@@ -27,6 +27,8 @@ _PLACES = "/opt/aws/neuron/bin:/opt/aws/bin"
 _LOOK_AGAIN = 30.0
 #: A monitor silent for this long is replaced.
 _SILENT = 15.0
+#: No machine has more; a line that says so is broken.
+_MOST_DEVICES = 1024
 _LONGEST_BACKOFF = 60.0
 _SUMS = ("observed_seconds", "active_seconds", "sm_active_seconds", "idle_seconds")
 _CONFIG = {
@@ -75,6 +77,8 @@ def parse(line: bytes) -> list[Device]:
         instance = document.get("instance_info", {})
         name = instance.get("instance_id") or "local"
         count = int(hardware["neuron_device_count"])
+        if not 0 <= count <= _MOST_DEVICES:
+            raise ValueError(f"neuron_device_count is {count}")
         per_device = max(1, int(hardware["neuroncore_per_device_count"]))
         total = hardware.get("neuron_device_memory_size")
         counters = document.get("system_data", {}).get("neuron_hw_counters") or {}
@@ -193,6 +197,11 @@ class Neuron:
     def holders(self) -> dict[str, list[int]]:
         """Processes that use a device, as of the last line."""
         return {gpu: sorted(device.pids) for gpu, device in self._latest.items()}
+
+    @property
+    def starting(self) -> bool:
+        """True until a neuron-monitor that runs has said its first line."""
+        return self._monitor is not None and not self._monitor.spoke
 
     def close(self) -> None:
         """Ends neuron-monitor."""

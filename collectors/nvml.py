@@ -3,9 +3,10 @@
 What: the table `gpu`. Source: a worker process (nvml_worker) that talks to the driver and writes a page of
 shared memory (nvml_page); this side reads the page and never waits. nvml_watchdog kills a worker that hangs.
 Counters never go back: a new worker's sums continue those of the old. While nothing is known about a GPU its
-row holds its identity alone. Cost: 0.1 ms a read with 8 GPUs; the worker's is told there. Without a driver:
-one look at the linker's cache every half minute, and no worker. Privilege: none; some signals need root (see
-gpm).
+row holds its identity alone. Inside a GPU without GPM it cannot look: there the levels of a dcgm-exporter
+(dcgm.py) are integrated, once a read. Cost: 0.1 ms a read with 8 GPUs; the worker's is told there. Without a
+driver: one look at the linker's cache every half minute, and no worker. Privilege: none; some signals need
+root (see gpm).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import time
 from collections.abc import Mapping
 
-from wellfed.collectors.nvml_page import COLUMNS, DEVICE_COUNTERS, INTEGRALS, Snapshot
+from wellfed.collectors.board import Board
+from wellfed.collectors.nvml_page import COLUMNS, DEVICE_COUNTERS, INDEX, INTEGRALS, Snapshot
 from wellfed.collectors.nvml_watchdog import Watchdog
 from wellfed.collectors.registry import Roots, Row, register
 
@@ -31,6 +33,10 @@ _LOOK_AGAIN = 30.0
 #: Rows older than this are not shown.
 _STALE = 3.0
 _COUNTERS = len(INTEGRALS) + len(DEVICE_COUNTERS)
+#: What any GPU tells that is awake.
+_AWAKE = INDEX["memory_used_bytes"]
+#: Seconds for which what another program said of a GPU holds; it is asked every ten.
+LEVELS_HOLD = 25.0
 
 
 def library_present(environment: Mapping[str, str]) -> bool:
@@ -67,6 +73,18 @@ class Monotone:
         self._last[key] = value
         return self._offset.get(key, 0.0) + value
 
+    def skip(self, gpu: str, column: str, value: float) -> None:
+        """Takes note of a value without showing its growth: something better covers that time."""
+        key = (gpu, column)
+        self._offset[key] = self._offset.get(key, 0.0) + self._last.get(key, 0.0) - value
+        self._last[key] = value
+
+    def add(self, gpu: str, column: str, amount: float) -> float:
+        """The counter after it grew by that much on the word of another source."""
+        key = (gpu, column)
+        self._offset[key] = self._offset.get(key, 0.0) + amount
+        return self._offset[key] + self._last.get(key, 0.0)
+
 
 @register
 class Nvml:
@@ -89,6 +107,7 @@ class Nvml:
         self._last_xid: dict[str, float] = {}
         self._look_at = 0.0
         self._present = False
+        self._read_at = 0.0
 
     @property
     def stuck(self) -> bool:
@@ -120,15 +139,21 @@ class Nvml:
             self.reason, self.remedy = _NO_DRIVER, _NO_DRIVER_REMEDY
             self._known.clear()
             self._pids.clear()
+            roots.board.devices, roots.board.unseen = {}, frozenset()
             return []
         self._watchdog.supervise(roots, clock)
         found = self._watchdog.snapshot()
         if found is None or clock - found[1].taken > _STALE:
             self.reason, self.remedy = self._watchdog.reason, self._watchdog.remedy
             return [Row("gpu", (gpu,), {}, dict(info)) for gpu, info in self._known.items()]
-        return self._rows(*found)
+        return self._rows(roots.board, clock, *found)
 
-    def _rows(self, generation: int, snapshot: Snapshot) -> list[Row]:
+    @property
+    def starting(self) -> bool:
+        """True while a worker opens the GPUs: what there is to read comes later."""
+        return self._watchdog.starting
+
+    def _rows(self, board: Board, clock: float, generation: int, snapshot: Snapshot) -> list[Row]:
         if generation != self._generation:
             self._generation = generation
             self._monotone.restart()
@@ -139,19 +164,41 @@ class Nvml:
         self._pids = {described["gpu"]: described["pids"] for described in text["rows"]}
         missing = [gpu for gpu in self._known if gpu not in named] if text["broken"] else []
         self._known = named | {gpu: self._known[gpu] for gpu in missing}
-        rows = [
-            Row("gpu", (gpu,), self._values(gpu, numbers), dict(info))
-            for (gpu, info), numbers in zip(named.items(), snapshot.rows, strict=True)
-        ]
+        board.devices = {
+            row["gpu"]: (row["info"].get("parent", row["gpu"]), row["instance"]) for row in text["rows"]
+        }
+        # A GPU that is cut into slices has no inside of its own.
+        cut = {gpu for gpu, instance in board.devices.values() if instance}
+        board.unseen = frozenset(
+            row["gpu"]
+            for row, numbers in zip(text["rows"], snapshot.rows, strict=True)
+            if not row["inside"] and row["gpu"] not in cut and numbers[_AWAKE] == numbers[_AWAKE]
+        )
+        levels = board.levels.by_gpu if clock - board.levels.taken < LEVELS_HOLD else {}
+        seconds = min(clock - self._read_at, _STALE) if self._read_at else 0.0
+        self._read_at = clock
+        rows = []
+        for (gpu, info), numbers in zip(named.items(), snapshot.rows, strict=True):
+            told = levels.get(gpu, {}) if gpu in board.unseen else {}
+            rows.append(Row("gpu", (gpu,), self._values(gpu, numbers, told, seconds), dict(info)))
         return rows + [Row("gpu", (gpu,), {}, dict(self._known[gpu])) for gpu in missing]
 
-    def _values(self, gpu: str, numbers: tuple[float, ...]) -> dict[str, float | None]:
-        publish = self._monotone.publish
-        values: dict[str, float | None] = {
-            column: publish(gpu, column, number) if place < _COUNTERS else number
-            for place, (column, number) in enumerate(zip(COLUMNS, numbers, strict=True))
-            if number == number
-        }
+    def _values(
+        self, gpu: str, numbers: tuple[float, ...], levels: Mapping[str, float], seconds: float
+    ) -> dict[str, float | None]:
+        """levels: what another program says of this GPU; its time replaces ours whole, its bytes only where
+        we have none.
+        """
+        values: dict[str, float | None] = {}
+        for place, (column, number) in enumerate(zip(COLUMNS, numbers, strict=True)):
+            known = number == number
+            if column in levels and (not known or column.endswith("_seconds")):
+                if known:
+                    self._monotone.skip(gpu, column, number)
+                values[column] = self._monotone.add(gpu, column, levels[column] * seconds)
+            elif known:
+                counter = place < _COUNTERS
+                values[column] = self._monotone.publish(gpu, column, number) if counter else number
         if "xid_last" in values:
             self._last_xid[gpu] = values["xid_last"] or 0.0
         elif "xid_errors" in values and gpu in self._last_xid:

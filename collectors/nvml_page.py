@@ -121,10 +121,14 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class Described(TypedDict):
-        """A row's identity. number: of the GPU on its machine."""
+        """A row's identity. number: of the GPU on its machine. instance: GPU instance of a slice, else "".
+        inside: whether GPM looks inside it.
+        """
 
         gpu: str
         number: int
+        instance: str
+        inside: bool
         info: dict[str, str]
         pids: list[int]
 

@@ -113,6 +113,11 @@ class Watchdog:
         return self._worker is not None
 
     @property
+    def starting(self) -> bool:
+        """Whether a worker runs that has no rows yet."""
+        return self._worker is not None and self._worker.page.snapshot() is None
+
+    @property
     def cpu_seconds(self) -> float:
         """CPU time of all workers so far, as far as it was looked at while they ran."""
         found = stat("/proc", self._worker.process.pid) if self._worker is not None else None

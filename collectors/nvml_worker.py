@@ -30,6 +30,7 @@ from wellfed.collectors.nvml_xid import Xids
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wellfed.collectors.gpm import Gpm
+    from wellfed.collectors.nvml_device import Device
     from wellfed.collectors.nvml_page import Described
 
 __all__ = ["FAILED", "GONE", "REOPEN", "Worker", "main"]
@@ -161,11 +162,10 @@ class Worker:
         texts: list[Described] = []
         for gpu in self._session.gpus:
             if gpu.uuid:
-                pids = gpu.device.pids[:_PIDS] if gpu.device is not None else []
-                texts.append({"gpu": gpu.uuid, "number": gpu.number, "info": dict(gpu.info), "pids": pids})
+                texts.append(_described(gpu, gpu.uuid, "", gpu.info, gpu.device))
                 for uuid, (device, info) in gpu.slices.items():
-                    pids = device.pids[:_PIDS]
-                    texts.append({"gpu": uuid, "number": gpu.number, "info": dict(info), "pids": pids})
+                    instance = str(gpu.instances[uuid])
+                    texts.append(_described(gpu, uuid, instance, info, device))
         now = time.monotonic()
         for (number, call), until in self._context.skip.items():
             if now >= until:
@@ -188,6 +188,17 @@ class Worker:
             return float("nan"), float("nan")
         count, last = self._xids.seen.get((uuid, instance), (0.0, float("nan")))
         return count, last
+
+
+def _described(gpu: Gpu, uuid: str, instance: str, info: dict[str, str], device: Device | None) -> Described:
+    return {
+        "gpu": uuid,
+        "number": gpu.number,
+        "instance": instance,
+        "inside": device is not None and device.gpm is not None and not device.gpm.failing,
+        "info": dict(info),
+        "pids": device.pids[:_PIDS] if device is not None else [],
+    }
 
 
 def _blank(gpu: Gpu) -> None:

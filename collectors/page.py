@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from wellfed.collectors.endpoints import Endpoints
 from wellfed.collectors.exposition import Exposition, Family, Foreign
+from wellfed.collectors.fetch import target
 from wellfed.collectors.registry import Roots, Row
 from wellfed.collectors.sampler import Window
 from wellfed.errors import UserError
@@ -24,11 +26,23 @@ FAMILIES = ("dcgm", "node_exporter")
 
 def roots_of(options: Mapping[str, object]) -> Roots:
     """Roots from --procfs and --sysfs. A root that is not there only leaves its collectors without input."""
-    roots = Roots(str(options["procfs"]), str(options["sysfs"]))
+    roots = Roots(str(options["procfs"]), str(options["sysfs"]), _endpoints(options))
     for flag, path in (("--procfs", roots.proc), ("--sysfs", roots.sys)):
         if not os.path.isdir(path):
             print(f"wellfed: {flag} {path}: no such folder", file=sys.stderr)
     return roots
+
+
+def _endpoints(options: Mapping[str, object]) -> Endpoints:
+    dcgm, kueue, urls, arrays = (
+        options.get(name) for name in ("dcgm_url", "kueue_url", "inference_urls", "array")
+    )
+    return Endpoints(
+        target(str(dcgm)) if dcgm else None,
+        tuple(target(url) for url in urls) if isinstance(urls, tuple) else (),
+        arrays if isinstance(arrays, tuple) else (),
+        target(str(kueue)) if kueue else None,
+    )
 
 
 def host_name(options: Mapping[str, object]) -> str:

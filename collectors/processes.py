@@ -1,8 +1,9 @@
 """What processes use, thread by thread: the sums of a tree, and the one thread that is busiest.
 
-Source: /proc/<pid>/stat, task/<tid>/stat, task/<tid>/children and io (proc(5)). Cost: one small read a
-process a second and five for each one whose threads are followed; all threads are looked at every ten
-seconds. Privilege: none; io of other users' processes needs CAP_SYS_PTRACE and is null without.
+Source: /proc/<pid>/stat, task/<tid>/stat, task/<tid>/children, io and environ (proc(5)). Cost: one small
+read a process a second and five for each one whose threads are followed; all threads are looked at every ten
+seconds. Privilege: none; io and environ of other users' processes need CAP_SYS_PTRACE (root) and are null
+without.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from wellfed.collectors.files import count, read
 
-__all__ = ["Busiest", "Stat", "Usage", "launcher", "owner", "parse_stat", "stat"]
+__all__ = ["Busiest", "Stat", "Usage", "environment", "launcher", "owner", "parse_stat", "stat"]
 
 #: Reads between two looks at all threads and all children; and the threads of a process followed between.
 LOOK_AGAIN = 10
@@ -79,6 +80,19 @@ def launcher(proc: str, pid: int) -> int:
             break
         pid = found.parent
     return pid
+
+
+def environment(proc: str, pid: int, wanted: Collection[str]) -> dict[str, str]:
+    """The wanted variables as the process was started with them; none where it may not be looked into.
+
+    Nothing else of an environment is kept: it may hold secrets. What a program sets later is not seen.
+    """
+    try:
+        text = read(f"{proc}/{pid}/environ")
+    except OSError:
+        return {}
+    pairs = (entry.decode("utf-8", "replace").partition("=") for entry in text.split(b"\0"))
+    return {name: value[:200] for name, _, value in pairs if name in wanted and value}
 
 
 def owner(proc: str, pid: int) -> str:

@@ -15,18 +15,20 @@ from importlib import import_module
 from typing import Protocol, TypeVar
 
 from wellfed.collectors.board import Board
+from wellfed.collectors.endpoints import Endpoints
 
 __all__ = ["COLLECTORS", "Collector", "Roots", "Row", "load", "register"]
 
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """Where procfs and sysfs are mounted, a test or a container points them elsewhere; and the board on which
-    the sources of one agent tell each other who holds what.
+    """Where procfs and sysfs are mounted, a test or a container points them elsewhere; where other programs
+    answer; and the board on which the sources of one agent tell each other who holds what.
     """
 
     proc: str = "/proc"
     sys: str = "/sys"
+    endpoints: Endpoints = field(default_factory=Endpoints)
     board: Board = field(default_factory=Board, compare=False)
 
 
@@ -56,7 +58,9 @@ class Collector(Protocol):
     remedy: the exact thing to do about that reason, "" where nothing can be done.
 
     It may also have `close()`, called once at the end; `stuck`, True while something it watches hangs though
-    its reads return; and `holders()`, the process ids by GPU, which the sampler puts on the board.
+    its reads return; `starting`, True while what it asked has not answered yet, for those who read but once;
+    `delivers`, True while what it reads goes to the board instead of into rows; and `holders()`, the process
+    ids by GPU, which the sampler puts on the board.
     """
 
     reason: str
@@ -94,17 +98,27 @@ def register(factory: _C) -> _C:
 #: Modules of this folder that are not sources.
 _PLUMBING = frozenset(
     {
+        "activity",
         "agent",
+        "arrays",
         "board",
+        "devices",
+        "messages",
         "catalog",
         "columns",
         "doctor",
+        "endpoints",
+        "fetch",
         "files",
         "heap",
+        "flashblade_names",
+        "listeners",
+        "inference_names",
         "names",
         "processes",
         "registry",
         "sampler",
+        "samples",
         "unwrap",
     }
     | {"compress", "destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}

@@ -22,6 +22,8 @@ log = logging.getLogger("wellfed.sampler")
 
 #: Seconds after the end of a window at which it is cut: late enough for the sample at its end.
 GRACE = 0.25
+#: Seconds that a single read waits for what is starting: GPUs without persistence mode take some each.
+LONGEST_START = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +77,30 @@ class Sampler:
                 close()
 
     def read_once(self) -> Window:
-        """One read of every collector, each bounded by its deadline; for `wellfed agent --once`."""
+        """One read of every collector, each bounded by its deadline; for `wellfed agent --once`.
+
+        What has to be started first (the worker that opens the GPUs) is waited for, and who depends on it is
+        read after it.
+        """
+        first = [slot for slot in self.slots if hasattr(slot.collector, "starting")]
+        self._read_all(first)
+        until = time.monotonic() + LONGEST_START
+        while waited := [slot for slot in first if slot.collector.starting and not slot.busy_since]:  # type: ignore[attr-defined]
+            if time.monotonic() > until or self._stop.wait(0.1):
+                break
+            self._read_all(waited)
+        self._read_all([slot for slot in self.slots if slot not in first])
+        return self.snapshot(time.time())
+
+    def _read_all(self, slots: Iterable[Slot]) -> None:
         now, monotonic = time.time(), time.monotonic()
         threads = []
-        for slot in self.slots:
+        for slot in slots:
             thread = threading.Thread(target=slot.tick, args=(self.roots, now, monotonic), daemon=True)
             thread.start()
             threads.append((thread, slot.collector.deadline))
         for thread, deadline in threads:
             thread.join(max(0.0, monotonic + deadline * 1.05 - time.monotonic()))
-        return self.snapshot(now)
 
     def snapshot(self, now: float) -> Window:
         """What is known at `now`: rows of several collectors about one thing merged, stale ones left out."""

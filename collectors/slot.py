@@ -55,7 +55,8 @@ class Slot:
             self.rows = self._integrate(rows, monotonic)
             self.reason = self.collector.reason
             # A reason beside measured rows is a part that is missing, not a failure.
-            self.success = not self.reason or any(row.values or row.levels for row in rows)
+            measured = any(row.values or row.levels for row in rows)
+            self.success = not self.reason or measured or bool(getattr(self.collector, "delivers", False))
             if self.success:
                 self.last_success = now
             holders = getattr(self.collector, "holders", None)

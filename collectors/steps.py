@@ -123,7 +123,11 @@ class Steps:
             self.refused += 1
             return
         info = {name: text for name, text in texts.items() if name in ("gpu", "run")}
-        said = Rank(job, rank, info.get("gpu", ""), pid, found)
+        held = [gpu for by in list(roots.board.held.values()) for gpu, pids in by.items() if pid in pids]
+        if len(held) == 1:
+            # The driver's word: a loop does not know its MIG slice, and one without torch no GPU at all.
+            info["gpu"] = held[0]
+        said = Rank(job, rank, info.get("gpu", ""), pid, found, info.get("run", ""))
         self._ranks[key] = _Heard(Row("step", (job, rank), dict(values), info), now, said)
 
 

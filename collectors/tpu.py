@@ -17,6 +17,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
+from wellfed.collectors.messages import Messages
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Tpu", "metrics_of", "request", "tpu_chips"]
@@ -40,16 +41,18 @@ _CHIPS = {
 }
 _OLD_CHIPS = {"0x004e": "TPU v2", "0x004f": "TPU v3"}
 
-#: Message -> its fields that matter: name -> (number, protobuf type, message type).
-_MESSAGES: dict[str, dict[str, tuple[int, str, str]]] = {
-    "MetricRequest": {"metric_name": (1, "STRING", "")},
-    "MetricResponse": {"metric": (1, "MESSAGE", "TPUMetric")},
-    "TPUMetric": {"name": (1, "STRING", ""), "metrics": (3, "REPEATED", "Metric")},
-    "Metric": {"attribute": (1, "MESSAGE", "Attribute"), "gauge": (3, "MESSAGE", "Gauge")},
-    "Attribute": {"key": (1, "STRING", ""), "value": (2, "MESSAGE", "AttrValue")},
-    "AttrValue": {"int_attr": (3, "INT64", "")},
-    "Gauge": {"as_double": (1, "DOUBLE", ""), "as_int": (2, "INT64", "")},
-}
+_MESSAGES = Messages(
+    "tpu.monitoring.runtime",
+    {
+        "MetricRequest": {"metric_name": (1, "string")},
+        "MetricResponse": {"metric": (1, "TPUMetric")},
+        "TPUMetric": {"name": (1, "string"), "metrics": (3, "repeated Metric")},
+        "Metric": {"attribute": (1, "Attribute"), "gauge": (3, "Gauge")},
+        "Attribute": {"key": (1, "string"), "value": (2, "AttrValue")},
+        "AttrValue": {"int_attr": (3, "int64")},
+        "Gauge": {"as_double": (1, "double"), "as_int": (2, "int64")},
+    },
+)
 
 
 def _read(path: str) -> str:
@@ -74,54 +77,15 @@ def tpu_chips(sys: str) -> list[tuple[str, str]]:
     return chips
 
 
-def _messages() -> Callable[[str], type]:
-    """Message classes by name, built from _MESSAGES on first use."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    pool = descriptor_pool.DescriptorPool()
-    file = descriptor_pb2.FileDescriptorProto(
-        name="wellfed_tpu.proto", package="tpu.monitoring.runtime", syntax="proto3"
-    )
-    kinds = descriptor_pb2.FieldDescriptorProto
-    for message, fields in _MESSAGES.items():
-        described = file.message_type.add(name=message)
-        for name, (number, kind, of) in fields.items():
-            described.field.add(
-                name=name,
-                number=number,
-                label=kinds.LABEL_REPEATED if kind == "REPEATED" else kinds.LABEL_OPTIONAL,
-                type=kinds.TYPE_MESSAGE if of else kinds.Type.Value(f"TYPE_{kind}"),
-                type_name=f".tpu.monitoring.runtime.{of}" if of else None,
-                proto3_optional=False,
-            )
-    pool.Add(file)
-
-    def of_name(name: str) -> type:
-        descriptor = pool.FindMessageTypeByName(f"tpu.monitoring.runtime.{name}")
-        made: type = message_factory.GetMessageClass(descriptor)
-        return made
-
-    return of_name
-
-
-_built: list[Callable[[str], type]] = []
-
-
-def _class(name: str) -> type:
-    if not _built:
-        _built.append(_messages())
-    return _built[0](name)
-
-
 def request(metric: str) -> bytes:
     """A MetricRequest for that metric, as it goes over the wire."""
-    encoded: bytes = _class("MetricRequest")(metric_name=metric).SerializeToString()
+    encoded: bytes = _MESSAGES.of("MetricRequest")(metric_name=metric).SerializeToString()
     return encoded
 
 
 def metrics_of(response: bytes) -> dict[int, float]:
     """Device number -> value, of a MetricResponse. Raises ValueError where it is none."""
-    message = _class("MetricResponse")()
+    message = _MESSAGES.of("MetricResponse")()
     try:
         message.ParseFromString(response)
     except Exception as error:  # protobuf's DecodeError differs by implementation

@@ -60,11 +60,11 @@ def commands() -> str:
         "Generated from `wellfed/cli.py` and `wellfed/options.py` by `make docs`.",
         "",
         "Every option is a flag, an environment variable and a key of the TOML file given with `--config`; "
-        "that order wins. Unknown keys are refused.",
+        "that order wins. Unknown keys are refused. Tables are for the file alone.",
         "Exit status: 0 done, 1 something failed on our side, 2 the input is wrong.",
     ]
     for command in COMMANDS.values():
-        flags = " ".join(f"`{OPTIONS[o].flag}`" for o in command.options)
+        flags = " ".join(f"`{OPTIONS[o].flag}`" for o in command.options if OPTIONS[o].table is None)
         out += [
             "",
             f"## wellfed {command.name}",
@@ -80,6 +80,9 @@ def commands() -> str:
         default = "" if option.default in (None, False) else f"`{option.default}`"
         value = "" if option.boolean else f" {option.metavar}"
         key = "" if option.name in ("config", "once") else f"`{option.name}`"
+        if option.table is not None:
+            out.append(f"| | | `[{option.name}.NAME]` | {default} | {option.help} |")
+            continue
         out.append(f"| `{option.flag}{value}` | `{option.variable}` | {key} | {default} | {option.help} |")
     return "\n".join(out) + "\n"
 

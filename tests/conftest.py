@@ -38,3 +38,19 @@ def prometheus(programs: Programs, tmp_path: Path) -> Callable[[Sequence[int]], 
         return f"http://127.0.0.1:{port}"
 
     return start
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One table of what tests/chaos tried and what it cost."""
+    totals: dict[str, list[int]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for kind, value in getattr(report, "user_properties", ()):
+            if kind == "chaos" and report.when == "call":
+                what, tried, lost = value
+                row = totals.setdefault(what, [0, 0])
+                row[0] += tried
+                row[1] += lost
+    if totals:
+        terminalreporter.section("what was tried and what it cost")
+        for what, (tried, lost) in sorted(totals.items()):
+            terminalreporter.write_line(f"{what:<60} {tried:>10,} tried {lost:>6,} lost")

@@ -27,6 +27,28 @@ BOX = "4f" * 32
         ),
         (f"/kubepods/besteffort/pod{UID}/{BOX}", f"kubernetes:{UID}", f"/kubepods/besteffort/pod{UID}"),
         (f"/kubepods.slice/kubepods-pod{LOW}.slice/crio-{BOX}.scope/container", f"kubernetes:{UID}", None),
+        (f"/kubepods/burstable/pod{UID}/crio-{BOX}", f"kubernetes:{UID}", f"/kubepods/burstable/pod{UID}"),
+        (
+            f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{LOW}.slice/docker-{BOX}.scope",
+            f"kubernetes:{UID}",
+            f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{LOW}.slice",
+        ),
+        # The cgroupfs driver under a containerd that systemd runs.
+        (
+            f"/system.slice/containerd.service/kubepods-burstable-pod{LOW}.slice:cri-containerd:{BOX}",
+            f"kubernetes:{UID}",
+            None,
+        ),
+        # Kubernetes in a container, as kind does it.
+        (f"/docker/{BOX}/kubelet/kubepods/pod{UID}/{BOX}", f"kubernetes:{UID}", None),
+        # Several slurmd on one machine.
+        (
+            "/system.slice/node1_slurmstepd.scope/job_7/step_extern/user/task_special",
+            "slurm:7",
+            "/system.slice/node1_slurmstepd.scope/job_7",
+        ),
+        ("/slurm_node1/uid_0/job_7/step_0", "slurm:7", "/slurm_node1/uid_0/job_7"),
+        ("/slurm/uid_1000/job_77", "slurm:77", "/slurm/uid_1000/job_77"),
         (
             "/system.slice/slurmstepd.scope/job_4242/step_0/user/task_0",
             "slurm:4242",

@@ -46,6 +46,8 @@ def filled() -> dict[str, set[str]]:
             found[row.table] |= set(row.info)
     # A driver's own statistics come by ioctl, not from a file.
     found["port"] |= set(ethtool.columns([("rx_prio3_pause_duration", 1)]))
+    # What waits in the cluster's queues comes over HTTP.
+    found["host"].add("jobs_pending")
     return found
 
 

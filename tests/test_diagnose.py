@@ -126,6 +126,23 @@ def test_nobodys_gpu_loses_nothing_and_an_unmeasured_one_gets_no_verdict() -> No
     assert any("no verdict" in text for text in unseen.document["warnings"])
 
 
+def test_a_free_gpu_is_lost_while_jobs_wait_and_is_one_finding_for_the_cluster() -> None:
+    rows = [
+        {**row, "gpu": gpu}
+        for gpu in ("GPU-1", "GPU-2")
+        for row in gpu_rows([0.0] * 30, job=None, processes=0.0, allocated=0.0)
+    ]
+    held = [{**row, "gpu": "GPU-3"} for row in gpu_rows([0.8] * 30, allocated=1.0)]
+    asked = [{"ts": at(i), "host": "other", "jobs_pending": 3.0 if i > 15 else 0.0} for i in range(31)]
+    deaf = [{"ts": at(i), "host": "n"} for i in range(31)]
+    diagnosis = diagnose(tables(gpu=table("gpu", rows + held), host=table("host", asked + deaf)))
+    assert diagnosis.document["totals"]["by_cause"]["idle.gap"] == 300
+    (finding,) = diagnosis.document["findings"]
+    assert finding["cause"] == "idle.gap"
+    assert finding["scope"]["gpus"] == ["GPU-1", "GPU-2"]
+    assert finding["evidence_for"][0]["signal"] == "free by its scheduler while jobs wait"
+
+
 def test_memory_bound_windows_are_productive() -> None:
     rows = gpu_rows([0.8] * 30 + [0.3] * 30)
     for index, row in enumerate(rows):
@@ -174,7 +191,7 @@ KEYS = {
     "jobs": {"job", "name", "user", "gpus", "covered_seconds", "lost_seconds", "au", "by_cause", "by_cause_root", "workload", *SPENT},
     "findings": {
         "id", "cause", "scope", "start", "end", "detected", "culprits", "severity", "lost_gpu_seconds", "cost",
-        "confidence", "evidence_for", "evidence_against", "missing_signals", "next_steps", "runbook",
+        "confidence", "evidence_for", "evidence_against", "missing_signals", "next_steps", "runbook", "blame",
     },
     "coverage": {"table", "column", "share"},
 }  # fmt: skip

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from wellfed.collectors.board import Rank
 from wellfed.collectors.cgroup import Cgroup
-from wellfed.collectors.holders import Holders
-from wellfed.collectors.processes import Busiest, Usage, launcher, parse_stat
+from wellfed.collectors.holders import RUN, Holders
+from wellfed.collectors.processes import Busiest, Usage, environment, launcher, parse_stat
 from wellfed.collectors.registry import Roots, Row
 from wellfed.collectors.slot import Slot
 
@@ -128,7 +128,9 @@ def test_a_schedulers_word_comes_first_and_gives_the_job_its_name(proc: Proc) ->
     (folder.parent / "cpu.stat").write_text("usage_usec 5000000\n")
     board = proc.roots.board
     board.hold("nvml", {"GPU-a": [70], "GPU-b": [], "GPU-c": []})
-    board.grant("kubelet", {"GPU-a": "kubernetes:ml/train-0", "GPU-b": "kubernetes:ml/idle-0", "GPU-c": ""})
+    board.grant(
+        "kubelet", {"GPU-a": ["kubernetes:ml/train-0"], "GPU-b": ["kubernetes:ml/idle-0"], "GPU-c": []}
+    )
     found = rows(Holders(), proc.roots)
     assert found["gpu", "GPU-a"].info["job"] == "kubernetes:ml/train-0"
     assert found["gpu", "GPU-b"].info["job"] == "kubernetes:ml/idle-0"
@@ -221,6 +223,39 @@ def test_any_bytes_are_a_stat_or_a_value_error(text: bytes) -> None:
 
 def test_a_name_with_parentheses_and_spaces() -> None:
     assert parse_stat(line("a) R (b", 7, 1.0, 5).encode()).name == "a) R (b"
+
+
+def test_run_and_rank_come_from_the_holders_variables_and_nothing_else_of_them_is_kept(proc: Proc) -> None:
+    proc.add(70, cgroup="/slurm/uid_0/job_9/step_0")
+    environ = {"AWS_SECRET": "s3cret", "WANDB_RUN_ID": "wb-1", "MLFLOW_RUN_ID": "ml-7", "SLURM_PROCID": "5"}
+    text = "\0".join(f"{name}={value}" for name, value in environ.items()) + "\0"
+    (proc.folder / "proc/70/environ").write_text(text)
+    proc.roots.board.hold("nvml", {"GPU-a": [70]})
+    collector = Holders()
+    found = rows(collector, proc.roots)
+    assert found["gpu", "GPU-a"].info == {"job": "slurm:9", "rank": "5"}
+    assert found["job", "slurm:9"].info["run"] == "ml-7"
+    assert "s3cret" not in repr(vars(collector))
+    # What the loop itself says comes first.
+    proc.roots.board.ranks = (Rank("slurm:9", "6", "", 70, "slurm:9", "own-run"),)
+    found = rows(collector, proc.roots)
+    assert found["gpu", "GPU-a"].info["rank"] == "6"
+    assert found["job", "slurm:9"].info["run"] == "own-run"
+
+
+def test_variables_of_a_process_that_may_not_be_looked_into_are_none(proc: Proc) -> None:
+    assert environment("/proc", os.getpid(), ["PATH"]) == {"PATH": os.environ["PATH"][:200]}
+    proc.add(70)
+    assert environment(proc.roots.proc, 70, RUN) == {}
+
+
+def test_a_loops_own_name_keeps_what_the_scheduler_tells(proc: Proc) -> None:
+    proc.add(70, cgroup=f"/kubepods/burstable/pod{POD}/box")
+    board = proc.roots.board
+    board.describe("kubernetes", {f"kubernetes:{POD}": {"name": "train-0", "namespace": "ml"}})
+    board.hold("nvml", {"GPU-a": [70]})
+    board.ranks = (Rank("llama", "0", "", 70, f"kubernetes:{POD}"),)
+    assert rows(Holders(), proc.roots)["job", "llama"].info == {"name": "llama", "namespace": "ml"}
 
 
 class Partial:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -151,40 +147,3 @@ def test_six_hours_of_outage_lose_nothing(tmp_path: Path, folder: str) -> None:
     assert len(spool) == windows
     assert drain(spool) == bodies
     assert spool.dropped == 0
-
-
-WRITER = """
-import sys
-from wellfed.collectors.spool import Spool
-spool = Spool(sys.argv[1], 10**9, 1e9)
-for index in range(int(sys.argv[2]), 10**9):
-    spool.put(float(index), b"%d" % index)
-    print(index, flush=True)
-"""
-
-
-def test_kill_9_at_random_moments_loses_no_accepted_record(tmp_path: Path) -> None:
-    """10 moments; `make chaos` takes 200. What a writer said that it has put is there, in order, and whole."""
-    draw = random.Random(os.environ.get("WELLFED_CHAOS_SEED", "1"))
-    folder, first = str(tmp_path / "s"), 0
-    for _ in range(int(os.environ.get("WELLFED_CHAOS_ROUNDS", "10"))):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, folder, str(first)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        assert writer.stdout is not None
-        said = [writer.stdout.readline()]
-        killer = threading.Timer(draw.expovariate(20), writer.send_signal, [signal.SIGKILL])
-        killer.start()
-        said += writer.stdout.read().splitlines(keepends=True)
-        writer.stdout.close()
-        writer.wait()
-        accepted = [int(line) for line in said if line.endswith("\n")]
-        spool = make(Path(folder), 10**9, 1e12)
-        found = [int(body) for body in drain(spool)]
-        # The last one may have been put without a chance to say so.
-        assert found in (accepted, [*accepted, accepted[-1] + 1])
-        assert spool.corrupt == 0
-        first = found[-1] + 1

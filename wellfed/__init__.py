@@ -4,8 +4,8 @@ Holds the version, what a training loop imports (`watch`, `step`, `phase`), and 
 collectors (run on nodes), analysis (tables to answer), dashboard (answer in a browser), alerts, deploy.
 """
 
-from wellfed.watch import phase, step, totals, watch
+from wellfed.watch import phase, spent, step, totals, watch
 
-__all__ = ["__version__", "phase", "step", "totals", "watch"]
+__all__ = ["__version__", "phase", "spent", "step", "totals", "watch"]
 
 __version__ = "0.1.0"

@@ -49,7 +49,8 @@ class Command:
         return call(values)
 
 
-_NODE = ("host", "procfs", "sysfs", "collectors")
+_SOURCES = ("procfs", "sysfs", "collectors", "dcgm_url", "inference_urls", "kueue_url", "array")
+_NODE = ("host", *_SOURCES)
 _KEEP = ("data", "retention_days", "retention_bytes")
 
 #: Every command by name, in the order of the help.
@@ -107,7 +108,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "doctor",
             "what this machine can and cannot measure, and the remedy",
-            ("procfs", "sysfs", "collectors", "json"),
+            (*_SOURCES, "json"),
             "wellfed.collectors.doctor:doctor",
             "wellfed doctor",
         ),
@@ -146,6 +147,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("action", choices=command.actions)
         for name in (*command.options, "config", "log_level"):
             option = OPTIONS[name]
+            if option.table is not None:
+                continue
             default = f" (default: {option.default})" if option.default not in (None, False) else ""
             if option.boolean:
                 sub.add_argument(option.flag, dest=name, action="store_true", default=None, help=option.help)

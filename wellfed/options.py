@@ -57,7 +57,10 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError("write a size such as 20GB or 512MiB")
     number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " "))
+    size = float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " ")
+    if size >= 2**63:
+        raise ValueError("write a size that a disk can have")
+    return int(size)
 
 
 def parse_time(text: str) -> datetime:
@@ -77,13 +80,16 @@ def parse_time(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting. parse raises ValueError with what to write instead. default: None = not set."""
+    """One setting. parse raises ValueError with what to write instead. default: None = not set. table: reads
+    a setting that is a table of the configuration file, and that alone; raises ValueError too.
+    """
 
     name: str
     help: str
     parse: Callable[[str], object] = _text
     default: object = None
     metavar: str = "TEXT"
+    table: Callable[[Mapping[str, object]], object] | None = None
 
     @property
     def flag(self) -> str:
@@ -99,6 +105,22 @@ class Option:
     def boolean(self) -> bool:
         """Whether it is a switch: the flag takes no value."""
         return self.parse is _boolean
+
+
+def _url(text: str) -> str:
+    from wellfed.collectors.fetch import target
+
+    return target(text).url
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    return tuple(_url(part) for part in text.split(",") if part.strip())
+
+
+def _arrays(tables: Mapping[str, object]) -> object:
+    from wellfed.collectors.arrays import read_arrays
+
+    return read_arrays(tables)
 
 
 def _data_home() -> str:
@@ -121,6 +143,21 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("procfs", "where procfs is mounted", default="/proc", metavar="DIR"),
     Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
     Option("collectors", "collectors to run, separated by commas (default: all)", metavar="NAMES"),
+    Option(
+        "dcgm_url",
+        "dcgm-exporter that looks into GPUs without GPM",
+        _url,
+        "http://127.0.0.1:9400/metrics",
+        "URL",
+    ),
+    Option(
+        "inference_urls",
+        "metrics pages of inference servers, separated by commas (default: their usual ports here)",
+        _urls,
+        metavar="URLS",
+    ),
+    Option("kueue_url", "metrics page of Kueue's controller, for work that waits", _url, metavar="URL"),
+    Option("array", "storage arrays: tables [array.NAME], see [arrays](arrays.md)", table=_arrays),
     Option("once", "read everything once, print the exposition and exit", _boolean, False),
     Option("self_profile", "run for ten seconds, print what each collector costs and exit", _boolean, False),
     Option(
@@ -180,8 +217,10 @@ def nearest(word: str, known: Mapping[str, object]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def read_config(path: str) -> dict[str, str]:
-    """Keys and values of a TOML file, values as text. Raises UserError for what is not an option."""
+def read_config(path: str) -> dict[str, object]:
+    """Keys and values of a TOML file, values as text, tables as they are. Raises UserError for what is not an
+    option.
+    """
     try:
         with open(path, "rb") as file:
             found = tomllib.load(file)
@@ -190,10 +229,15 @@ def read_config(path: str) -> dict[str, str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from error
     known = {name: option for name, option in OPTIONS.items() if name not in ("config", "once")}
-    values = {}
+    values: dict[str, object] = {}
     for key, value in found.items():
         if key not in known:
             raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+        if known[key].table is not None:
+            if not isinstance(value, dict):
+                raise UserError(f"{path}: {key} is {value!r}: write a table [{key}.NAME]")
+            values[key] = value
+            continue
         if isinstance(value, dict | list):
             raise UserError(f"{path}: {key} takes one value, not {type(value).__name__}")
         values[key] = str(value)
@@ -215,10 +259,20 @@ def resolve(
         elif environ.get(option.variable, "") != "":
             values[name] = _parse(option, environ[option.variable], option.variable)
         elif name in config:
-            values[name] = _parse(option, config[name], f"{path}: {name}")
+            values[name] = _configured(option, config[name], str(path))
         else:
             values[name] = option.default
     return values
+
+
+def _configured(option: Option, value: object, path: str) -> object:
+    if option.table is None:
+        return _parse(option, str(value), f"{path}: {option.name}")
+    assert isinstance(value, dict)
+    try:
+        return option.table(value)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _parse(option: Option, text: str, where: str) -> object:

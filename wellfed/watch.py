@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["PHASES", "Watched", "phase", "socket_paths", "step", "totals", "watch"]
+__all__ = ["PHASES", "Watched", "identity", "phase", "socket_paths", "spent", "step", "totals", "watch"]
 
 #: Parts of a step that can be timed on their own. data_wait is timed by `watch`; the rest is compute.
 PHASES = ("data_wait", "h2d", "comm", "checkpoint", "eval")
@@ -62,8 +62,8 @@ class _Event(Protocol):
 class _Recorder:
     """The totals of this process. The loop's thread writes them; the sender's thread only reads.
 
-    Everything is cumulative, and an open wait is added when a datagram is made, so a loop that hangs on its
-    loader is seen while it hangs.
+    Everything is cumulative. What is still open, a wait or a step of a minute, is added when a datagram is
+    made, so a loop that hangs on its loader is seen while it hangs; and no total ever falls.
     """
 
     def __init__(self) -> None:
@@ -79,6 +79,8 @@ class _Recorder:
         self.body: float | None = None
         self.inside = 0.0
         self.explicit = False
+        self.gpu = ""
+        self._highest: dict[str, float] = {}
         self._pending: deque[tuple[str, _Event, _Event]] = deque()
         self._pool: list[_Event] = []
         self._socket: socket.socket | None = None
@@ -96,6 +98,9 @@ class _Recorder:
 
     def end_step(self, now: float, samples: int, tokens: int) -> None:
         self.steps += 1
+        # The current device is the loop's thread's own: the sender's would be the first GPU.
+        if not self.gpu and self.steps & (self.steps - 1) == 0:
+            self.gpu = _gpu()
         self.samples += samples
         self.tokens += tokens
         if self.last is not None:
@@ -107,7 +112,7 @@ class _Recorder:
         torch = sys.modules.get("torch")
         if torch is None or len(self._pending) * 2 >= MAX_EVENTS:
             return None
-        if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        if not torch.cuda.is_initialized():
             return None
         while len(self._pool) < 2:
             self._pool.append(torch.cuda.Event(enable_timing=True))
@@ -122,23 +127,27 @@ class _Recorder:
 
     def totals(self) -> dict[str, float | int | None]:
         """Cumulative columns of the `step` table, as of now."""
-        seconds = dict(self.seconds)
-        running = 0.0
-        opened = self.open
-        now = time.perf_counter()
+        seconds = {f"{name}_seconds": value for name, value in self.seconds.items()}
+        opened, body, last, now = self.open, self.body, self.last, time.perf_counter()
+        running = max(0.0, now - opened[1]) if opened is not None else 0.0
         if opened is not None:
-            running = max(0.0, now - opened[1])
-            seconds[opened[0]] += running
+            seconds[f"{opened[0]}_seconds"] += running
+        seconds["compute_seconds"] = self.compute
+        if body is not None:
+            seconds["compute_seconds"] += max(0.0, now - body - self.inside - running)
+        seconds["step_seconds"] = self.step_seconds
+        if last is not None and (opened is not None or body is not None):
+            seconds["step_seconds"] += max(0.0, now - last)
+        # The loop goes on while this is read, and time outside of steps is theirs only with the next one.
+        self._highest = {name: max(value, self._highest.get(name, 0.0)) for name, value in seconds.items()}
         depth = None
         with contextlib.suppress(Exception):
-            depth = self.queue() if self.queue is not None else None
+            depth = float(self.queue()) if self.queue is not None else None
         return {
             "steps": self.steps,
             "samples": self.samples,
             "tokens": self.tokens,
-            "step_seconds": self.step_seconds + running,
-            "compute_seconds": self.compute,
-            **{f"{name}_seconds": value for name, value in seconds.items()},
+            **self._highest,
             "queue_depth": depth,
         }
 
@@ -151,7 +160,7 @@ class _Recorder:
     def send(self) -> None:
         """One datagram to the first agent found; nothing when there is none."""
         with contextlib.suppress(Exception):
-            payload = json.dumps({**_identity(), **self.totals()}).encode()
+            payload = json.dumps({**identity(), **self.totals()}).encode()
             for path in socket_paths():
                 with contextlib.suppress(OSError):
                     assert self._socket is not None
@@ -159,7 +168,8 @@ class _Recorder:
                     return
 
 
-def _identity() -> dict[str, str | int]:
+def identity() -> dict[str, str | int]:
+    """What a datagram says beside the totals: version, pid, rank, and job, run and gpu where known."""
     environ = os.environ
     out: dict[str, str | int] = {"version": 1, "pid": os.getpid()}
     out["rank"] = next((environ[name] for name in _RANK if environ.get(name)), "0")
@@ -168,9 +178,8 @@ def _identity() -> dict[str, str | int]:
     run = next((environ[name] for name in _RUN if environ.get(name)), "") or _active_run()
     if run:
         out["run"] = run
-    gpu = _gpu()
-    if gpu:
-        out["gpu"] = gpu
+    if _recorder.gpu:
+        out["gpu"] = _recorder.gpu
     return out
 
 
@@ -190,7 +199,7 @@ def _gpu() -> str:
     """`GPU-<uuid>` of the current CUDA device, "" without one or where torch does not tell."""
     with contextlib.suppress(Exception):
         torch: Any = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch is not None and torch.cuda.is_initialized():
             uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
             return f"GPU-{uuid}"
     return ""
@@ -212,6 +221,14 @@ class Watched(Generic[_T_co]):
         source = iter(self._iterable)
         recorder.last = recorder.last or clock()
         while True:
+            if recorder.open is not None:
+                # A loop inside a phase, such as an evaluation, is part of that phase.
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return
+                yield item
+                continue
             begin = clock()
             recorder.open = ("data_wait", begin)
             try:
@@ -224,7 +241,11 @@ class Watched(Generic[_T_co]):
                 recorder.open = None
             recorder.explicit = False
             recorder.inside = 0.0
-            yield item
+            recorder.body = now
+            try:
+                yield item
+            finally:
+                recorder.body = None
             if not recorder.explicit:
                 end = clock()
                 recorder.compute += end - now - recorder.inside
@@ -253,25 +274,39 @@ class step:  # noqa: N801
     __slots__ = ("_begin", "_samples", "_tokens")
 
     def __init__(self, samples: int = 1, tokens: int = 0) -> None:
-        self._samples = samples
-        self._tokens = tokens
+        self._samples = samples if samples.__class__ is int and samples >= 0 else _whole(samples)
+        self._tokens = tokens if tokens.__class__ is int and tokens >= 0 else _whole(tokens)
         self._begin = 0.0
 
     def __enter__(self) -> None:
         recorder = _recorder
+        if recorder.open is not None:
+            self._begin = -1.0
+            return
         recorder.start()
         recorder.explicit = True
         recorder.inside = 0.0
-        self._begin = time.perf_counter()
+        self._begin = recorder.body = time.perf_counter()
         if recorder.last is None:
             recorder.last = self._begin
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._begin < 0:
+            return
         now = time.perf_counter()
+        _recorder.body = None
         _recorder.compute += now - self._begin - _recorder.inside
         _recorder.end_step(now, self._samples, self._tokens)
+
+
+def _whole(value: object) -> int:
+    """A count that is not an int: numpy's, a tensor's on the CPU; never a read from a GPU."""
+    with contextlib.suppress(Exception):
+        if not getattr(value, "is_cuda", False):
+            return max(0, int(value))  # type: ignore[call-overload, no-any-return]
+    return 0
 
 
 class phase:  # noqa: N801
@@ -290,7 +325,9 @@ class phase:  # noqa: N801
 
     def __enter__(self) -> None:
         self._begin = time.perf_counter()
-        if not self._name:
+        if not self._name or _recorder.open is not None:
+            # Inside another phase all time is that one's.
+            self._name = ""
             return
         _recorder.start()
         if self._name in ("h2d", "comm"):
@@ -316,6 +353,16 @@ class phase:  # noqa: N801
             begin, end = self._events
             end.record()
             _recorder.pend(self._name, begin, end)
+
+
+def spent(name: str, seconds: float) -> None:
+    """Books time that a framework measured itself, such as a callback that only hears when something ended.
+
+    name: one of PHASES; anything else, and a negative time, is ignored.
+    """
+    if name in PHASES and seconds > 0:
+        _recorder.start()
+        _recorder.seconds[name] += seconds
 
 
 def totals() -> dict[str, float | int | None]:

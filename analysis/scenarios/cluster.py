@@ -126,9 +126,20 @@ class Cluster:
         parts["gpu"].append(self._gpu_frame(ts, gpu, holder, absent))
         for name, table in self._hosts.finish(ts).items():
             parts[name].append(table)
+        parts["host"] = [table.update(self._queued(edges, ts), on="ts") for table in parts["host"]]
         empty = {name: pl.DataFrame(schema=schema(table)) for name, table in TABLES.items()}
         tables = {name: pl.concat([empty[name], *found]) for name, found in parts.items()}
         return tables, pl.concat(truth)
+
+    def _queued(self, edges: F, ts: NDArray[np.int64]) -> pl.DataFrame:
+        """What the scheduler tells of its queue at the end of each window."""
+        waiting = sum(
+            (np.asarray((edges[1:] > g.start) & (edges[1:] <= g.end)) for g in self.plan.gaps),
+            start=np.zeros(len(ts)),
+        )
+        return pl.DataFrame(
+            {"ts": ts, "jobs_pending": 3.0 * waiting}, schema={"ts": pl.Int64, "jobs_pending": pl.Float64}
+        ).cast({"ts": pl.Datetime("ms", "UTC")})
 
     def _begin(self, index: int, job: JobPlan) -> _Running:
         epoch_start = self.epoch + job.start

@@ -139,7 +139,11 @@ def page() -> tuple[int, nvml_page.Writer, nvml_page.Reader]:
 
 
 def text(gpu: str) -> nvml_page.Text:
-    return {"rows": [{"gpu": gpu, "number": 0, "info": {}, "pids": []}], "problems": [], "broken": False}
+    return {
+        "rows": [{"gpu": gpu, "number": 0, "instance": "", "inside": True, "info": {}, "pids": []}],
+        "problems": [],
+        "broken": False,
+    }
 
 
 def test_a_page_is_read_as_written() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from programs import Programs, fetch, free_port, until
 
 from tests.nvml.conftest import ROOT, Node
 
@@ -57,6 +60,13 @@ def gone(pid: int) -> bool:
         return True
 
 
+def started_by(pid: int) -> list[int]:
+    """Processes that any of its threads started."""
+    threads = os.listdir(f"/proc/{pid}/task")
+    lists = [Path(f"/proc/{pid}/task/{thread}/children").read_text() for thread in threads]
+    return [int(child) for children in lists for child in children.split()]
+
+
 def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 5
     while not gone(pid):
@@ -85,3 +95,42 @@ def test_the_worker_dies_with_an_agent_that_is_killed(agent: tuple[subprocess.Po
     assert not gone(worker)
     process.kill()
     wait_until_gone(worker)
+
+
+STATES = [
+    ({}, "success"),
+    ({"lost:1": 1}, "fell off the bus"),
+    ({"driver": 1}, "was reloaded"),
+    ({"nvmlGpmSampleGet": 4}, "no permission"),
+    ({"nvmlDeviceGetFieldValues": "hang"}, "fields on GPU"),
+]
+
+
+@pytest.mark.parametrize(("trouble", "told"), STATES, ids=lambda v: v if isinstance(v, str) else "")
+def test_sigterm_ends_the_whole_agent_in_every_state_of_the_driver(
+    node: Node, programs: Programs, trouble: dict[str, object], told: str
+) -> None:
+    port = free_port()
+    agent = programs.wellfed(
+        "agent",
+        f"--metrics-address=127.0.0.1:{port}",
+        f"--procfs={node.roots.proc}",
+        f"--sysfs={node.roots.sys}",
+        **node.environment,
+    )
+
+    def page() -> str:
+        return fetch(f"http://127.0.0.1:{port}/metrics").decode()
+
+    until(lambda: "wellfed_gpu_energy_joules_total" in page(), what="the GPUs are read")
+    node.script(trouble)
+    until(lambda: told in page(), what=f"/metrics says {told}")
+    workers = started_by(agent.pid)
+    # While the driver is away a worker lives for a moment only.
+    assert workers or "driver" in trouble
+    begin = time.monotonic()
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(10) == 0
+    assert time.monotonic() - begin < 5
+    for worker in workers:
+        wait_until_gone(worker)
