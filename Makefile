@@ -35,7 +35,7 @@ docs: $(DEV)
 
 # The real servers and the browser that tests start; needs root, and is skipped where all are there.
 packages:
-	@scripts/test-packages
+	@scripts/test-packages $(VENV)
 
 $(VENV)/bin/python:
 	@scripts/make-venv $(VENV)

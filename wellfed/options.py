@@ -179,14 +179,14 @@ OPTIONS: Mapping[str, Option] = _options(
     ),
     Option(
         "names",
-        "publish the same facts under other exporters' names too: dcgm,node_exporter",
+        "publish the same facts under other exporters' names too, scraped or pushed: dcgm,node_exporter",
         metavar="NAMES",
     ),
     Option(
         "textfile", "write the metrics into this folder for node_exporter's textfile collector", metavar="DIR"
     ),
     Option("otlp_endpoint", "send windows by OTLP to this address, http://host:4318", metavar="URL"),
-    Option("spool", "folder for windows that were not acknowledged (default: memory only)", metavar="DIR"),
+    Option("spool", "folder for windows that were not acknowledged (default: memory, 32 MiB)", metavar="DIR"),
     Option(
         "spool_bytes",
         "size of the spool above which the oldest windows are dropped",
