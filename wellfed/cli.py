@@ -57,6 +57,10 @@ class Command:
 _SOURCES = ("procfs", "sysfs", "collectors", "dcgm_url", "inference_urls", "kueue_url", "array")
 _NODE = ("host", *_SOURCES)
 _KEEP = ("data", "retention_days", "retention_bytes")
+_SERVER = (
+    "prometheus", "selector", "header", "bearer_token_file", "basic_auth_file", "ca_file", "cert_file",
+    "key_file", "parallel",
+)  # fmt: skip
 
 #: Every command by name, in the order of the help.
 COMMANDS: Mapping[str, Command] = {
@@ -116,14 +120,14 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "diagnose",
             "name what starved the GPUs, with the evidence",
-            ("data", "from", "to", "price", "json"),
+            ("data", "from", "to", *_SERVER, "lake", "cluster", "price", "json"),
             "wellfed.ask:diagnose",
             "wellfed diagnose --from 6h --json",
         ),
         Command(
             "report",
             "the same answer to hand on: for everything, a job or a user",
-            ("data", "from", "to", "job", "user", "price", "format", "out"),
+            ("data", "from", "to", *_SERVER, "lake", "cluster", "job", "user", "price", "format", "out"),
             "wellfed.ask:report",
             "wellfed report --job slurm:4711 --out report.html",
         ),
@@ -141,6 +145,13 @@ COMMANDS: Mapping[str, Command] = {
             "wellfed.keep:store",
             "wellfed store export --out DIR --from 6h",
             ("check", "repair", "export"),
+        ),
+        Command(
+            "alerts",
+            "write the alert rules, with thresholds of your own",
+            ("write", "threshold", "price", "runbooks"),
+            "wellfed.rules:alerts",
+            "wellfed alerts --write DIR --threshold starved_share=0.2",
         ),
     )
 }
@@ -176,7 +187,13 @@ def parser() -> argparse.ArgumentParser:
             if option.boolean:
                 sub.add_argument(option.flag, dest=name, action="store_true", default=None, help=option.help)
             else:
-                sub.add_argument(option.flag, dest=name, metavar=option.metavar, help=option.help + default)
+                sub.add_argument(
+                    option.flag,
+                    dest=name,
+                    metavar=option.metavar,
+                    help=option.help + default,
+                    action="append" if option.joined_by else "store",
+                )
     return top
 
 

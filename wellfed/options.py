@@ -18,7 +18,7 @@ from types import MappingProxyType
 from wellfed.errors import UserError
 from wellfed.prices import Prices
 
-__all__ = ["OPTIONS", "Option", "parse_size", "parse_time", "read_config", "resolve"]
+__all__ = ["OPTIONS", "Option", "parse_pairs", "parse_size", "parse_time", "read_config", "resolve"]
 
 
 def _text(text: str) -> str:
@@ -46,6 +46,17 @@ def _whole(text: str) -> int:
     if value < 1:
         raise ValueError("must be 1 or more")
     return value
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """`name=value,other=value`; a name given again counts last. Raises ValueError."""
+    pairs = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise ValueError("write name=value, several separated by commas")
+        pairs[name] = value
+    return pairs
 
 
 def _seed(text: str) -> int:
@@ -82,7 +93,8 @@ def parse_time(text: str) -> datetime:
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting. parse raises ValueError with what to write instead. default: None = not set. table: reads
-    a setting that is a table of the configuration file, and that alone; raises ValueError too.
+    a setting that is a table of the configuration file, and that alone; raises ValueError too. many: the flag
+    may be given again; elsewhere each value stands on its own line.
     """
 
     name: str
@@ -91,6 +103,8 @@ class Option:
     default: object = None
     metavar: str = "TEXT"
     table: Callable[[Mapping[str, object]], object] | None = None
+    #: The flag may be given again; what it was given is joined by this.
+    joined_by: str = ""
 
     @property
     def flag(self) -> str:
@@ -178,14 +192,14 @@ OPTIONS: Mapping[str, Option] = _options(
     ),
     Option(
         "names",
-        "publish the same facts under other exporters' names too: dcgm,node_exporter",
+        "publish the same facts under other exporters' names too, scraped or pushed: dcgm,node_exporter",
         metavar="NAMES",
     ),
     Option(
         "textfile", "write the metrics into this folder for node_exporter's textfile collector", metavar="DIR"
     ),
     Option("otlp_endpoint", "send windows by OTLP to this address, http://host:4318", metavar="URL"),
-    Option("spool", "folder for windows that were not acknowledged (default: memory only)", metavar="DIR"),
+    Option("spool", "folder for windows that were not acknowledged (default: memory, 32 MiB)", metavar="DIR"),
     Option(
         "spool_bytes",
         "size of the spool above which the oldest windows are dropped",
@@ -203,6 +217,33 @@ OPTIONS: Mapping[str, Option] = _options(
     ),
     Option("to", "end of the range: a time, or an age such as 10m", parse_time, None, "TIME"),
     Option(
+        "prometheus",
+        "read this server (Prometheus, Thanos, Mimir, VictoriaMetrics) instead of files",
+        metavar="URL",
+    ),
+    Option(
+        "selector", 'label matchers for every series of the server, such as cluster="a"', metavar="LABELS"
+    ),
+    Option(
+        "header", "header for the server, 'Name: value'; may be given again", metavar="HEADER", joined_by="\n"
+    ),
+    Option("bearer_token_file", "file with the bearer token for the server", metavar="FILE"),
+    Option("basic_auth_file", "file with user:password for the server", metavar="FILE"),
+    Option("ca_file", "certificates that the server's is checked against (PEM)", metavar="FILE"),
+    Option("cert_file", "client certificate for the server (PEM)", metavar="FILE"),
+    Option("key_file", "key of the client certificate (PEM)", metavar="FILE"),
+    Option(
+        "lake",
+        "read the sealed hours of a store, folder or s3://bucket/path, file by file",
+        metavar="URL",
+    ),
+    Option(
+        "cluster",
+        "run --lake on Ray: local, or an address such as ray://head:10001 (default: in this process)",
+        metavar="ADDRESS",
+    ),
+    Option("parallel", "queries that the server gets at a time", _whole, 4, "N"),
+    Option(
         "price",
         "price of one GPU for one hour: 2.50, or by model: H100=2.98,A100=1.29,2.50",
         Prices.parse,
@@ -217,6 +258,16 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
     Option("gpus", "GPUs to simulate", _whole, None, "N"),
     Option("seed", "seed of the simulation", _seed, 1, "N"),
+    Option("write", "folder to write the rules to (default: print the thresholds)", metavar="DIR"),
+    Option(
+        "threshold",
+        "another value for a threshold of docs/alerts.md; may be given again",
+        parse_pairs,
+        None,
+        "NAME=VALUE",
+        joined_by=",",
+    ),
+    Option("runbooks", "where runbook links point to (default: the runbooks written)", metavar="URL"),
     Option("log_level", "debug, info, warning or error", default="warning", metavar="LEVEL"),
 )
 
@@ -259,7 +310,7 @@ def read_config(path: str) -> dict[str, object]:
 
 def resolve(
     names: tuple[str, ...],
-    flags: Mapping[str, str | bool | None],
+    flags: Mapping[str, str | list[str] | bool | None],
     environ: Mapping[str, str],
     defaults: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
@@ -274,7 +325,8 @@ def resolve(
         option = OPTIONS[name]
         given = flags.get(name)
         if given is not None and given is not False:
-            values[name] = True if given is True else _parse(option, str(given), option.flag)
+            text = option.joined_by.join(given) if isinstance(given, list) else str(given)
+            values[name] = True if given is True else _parse(option, text, option.flag)
         elif environ.get(option.variable, "") != "":
             values[name] = _parse(option, environ[option.variable], option.variable)
         elif name in config:

@@ -10,7 +10,7 @@ import polars as pl
 
 from wellfed.analysis.live import Live
 from wellfed.analysis.receiver import Receiver
-from wellfed.collectors.exposition import OPENMETRICS, TEXT, Exposition, Family, labelled
+from wellfed.collectors.exposition import OPENMETRICS, TEXT, Exposition, Family, labelled, wants_openmetrics
 from wellfed.collectors.http import Request, Response
 
 __all__ = ["hub_families", "scrape", "verdicts"]
@@ -120,7 +120,7 @@ def scrape(families: Callable[[], Sequence[Family]]) -> Callable[[Request], Resp
     """A /metrics page in the format that the client asks for."""
 
     def page(request: Request) -> Response:
-        openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
+        openmetrics = wants_openmetrics(request.headers.get("accept", ""))
         body = Exposition(openmetrics).render((), families())
         return Response(body, OPENMETRICS if openmetrics else TEXT)
 
