@@ -34,7 +34,7 @@ CATCH_UP = 4
 #: Time after its last window when a series ends.
 EXPIRE = timedelta(hours=1)
 #: A gauge of the last window holds no longer than this.
-CURRENT = timedelta(seconds=30)
+CURRENT = timedelta(minutes=2)
 
 _KEY = ("host", "gpu", "job", "cause")
 

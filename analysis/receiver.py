@@ -99,9 +99,10 @@ class Receiver:
         self._writer.join()
 
     def remember(self, hosts: Mapping[str, float]) -> None:
-        """Hosts known from before, with the epoch of their last window."""
+        """Hosts known from elsewhere, with the epoch of their last window."""
         with self._lock:
-            self._hosts = {**hosts, **self._hosts}
+            for host, last in hosts.items():
+                self._hosts[host] = max(last, self._hosts.get(host, 0.0))
 
     def hosts(self, now: float) -> dict[str, int]:
         """How many hosts sent a window in the last half minute, and how many only earlier, within a day."""

@@ -84,6 +84,7 @@ COMMANDS: Mapping[str, Command] = {
                 "metrics_address",
                 "web_config",
                 *_KEEP,
+                *_SERVER,
                 "price",
             ),
             "wellfed.hub:hub",

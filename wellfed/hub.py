@@ -1,4 +1,4 @@
-"""`wellfed hub`: takes OTLP from agents, judges every window, serves the pages and the verdicts.
+"""`wellfed hub`: takes OTLP or reads a Prometheus, judges every window, serves pages and verdicts.
 
 One process: OTLP on one thread, the receiver's writer on another, the live verdict and the store's upkeep on
 two more, the dashboard on the main thread.
@@ -28,8 +28,10 @@ from wellfed.errors import UserError
 from wellfed.ingest import Ingest, Token
 from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
+from wellfed.polled import poll
 from wellfed.prices import Prices
 from wellfed.serve import bind, serve
+from wellfed.source import reader
 from wellfed.verdicts import hub_families, scrape, verdicts
 
 __all__ = ["hub", "judge", "keep"]
@@ -68,6 +70,10 @@ def hub(options: Mapping[str, object]) -> int:
         endpoint.start()
         stack.enter_context(Background("wellfed-keeper", partial(keep, store, timedelta(days=days), size)))
         stack.enter_context(Background("wellfed-live", partial(judge, live)))
+        if options.get("prometheus"):
+            work = partial(poll, reader(options), store, receiver)
+            stack.enter_context(Background("wellfed-prometheus", work))
+            print(f"wellfed: reading   {options['prometheus']}", file=sys.stderr)
         scheme = "https" if web is not None and web.context else "http"
         print(f"wellfed: OTLP      {scheme}://{_shown(listener)}/v1/metrics", file=sys.stderr)
         print(f"wellfed: /metrics  {scheme}://{options['metrics_address']}/metrics", file=sys.stderr)

@@ -12,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import timeseries
 from programs import ROOT, Programs, fetch, free_port, until
 
+from wellfed.analysis.diagnose import diagnose
 from wellfed.analysis.scenarios import simulate
 from wellfed.analysis.store import Store
 
@@ -24,6 +26,36 @@ def ask(server: str, expression: str) -> dict[str, float]:
     """Label `cause` of each series, or "", with its value."""
     answer = json.loads(fetch(f"{server}/api/v1/query?query={urllib.parse.quote(expression)}"))
     return {s["metric"].get("cause", ""): float(s["value"][1]) for s in answer["data"]["result"]}
+
+
+def test_a_hub_goes_on_reading_what_a_server_holds(programs: Programs, tmp_path: Path) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=60)
+    simulation = simulate("nfs-slow-server", seed=1, gpus=16, duration=2400.0, end=end)
+    url = timeseries.victoria(programs, tmp_path, timeseries.own(simulation.tables))
+    metrics = free_port()
+    flags = [f"--{name}=127.0.0.1:{free_port()}" for name in ("address", "otlp-address", "otlp-grpc-address")]
+    hub = programs.wellfed(
+        "hub",
+        f"--data={tmp_path / 'store'}",
+        f"--prometheus={url}",
+        f"--metrics-address=127.0.0.1:{metrics}",
+        *flags,
+    )
+    page = f"http://127.0.0.1:{metrics}/metrics"
+    # The slow minutes were over before the hub started: their cause is in the counters, no finding is open.
+    told = until(
+        lambda: b'cause="storage.remote"' in (text := fetch(page)) and text, 90, "the verdict"
+    ).decode()
+    lost = sum(float(line.split()[-1]) for line in told.splitlines() if line.startswith("wellfed_lost_gpu_"))
+    hub.send_signal(signal.SIGTERM)
+    assert hub.wait(15) == 0
+    assert "Traceback" not in hub.log.read_text()  # type: ignore[attr-defined]
+    got = Store(tmp_path / "store", readonly=True).scan("gpu").collect()
+    want = simulation.tables["gpu"]
+    assert got.select("host", "gpu", "ts").n_unique() == got.height
+    assert got.height == pytest.approx(want.height, rel=0.02)
+    of_files = diagnose({name: frame.lazy() for name, frame in simulation.tables.items()}).document
+    assert lost == pytest.approx(of_files["totals"]["lost_seconds"], rel=0.02)
 
 
 def test_promql_sums_are_the_documents_and_survive_a_kill(
