@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from wellfed import __version__
 from wellfed.collectors import heap, registry
 from wellfed.collectors.destination import destination, interval, resource
-from wellfed.collectors.exposition import OPENMETRICS, TEXT, wants_openmetrics
+from wellfed.collectors.exposition import OPENMETRICS, TEXT, Family, wants_openmetrics
 from wellfed.collectors.http import Endpoint, Request, Response
 from wellfed.collectors.page import Names, Page, host_name, roots_of, textfile
 from wellfed.collectors.registry import Collector
@@ -101,14 +101,18 @@ def metrics(
     options: Mapping[str, object],
     publisher: Publisher | None = None,
     marker: Marker | None = None,
+    more: Callable[[], Sequence[Family]] = tuple,
 ) -> Endpoint:
-    """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages."""
+    """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages.
+
+    more: what else is on /metrics.
+    """
     formats = {openmetrics: Page(options, openmetrics) for openmetrics in (False, True)}
 
     def scrape(request: Request) -> Response:
         openmetrics = wants_openmetrics(request.headers.get("accept", ""))
-        more = families(sampler.slots, marker) + (publisher.families() if publisher else [])
-        body = formats[openmetrics].render(sampler.snapshot(time.time()).rows, more)
+        own = families(sampler.slots, marker) + (publisher.families() if publisher else [])
+        body = formats[openmetrics].render(sampler.snapshot(time.time()).rows, [*own, *more()])
         return Response(body, OPENMETRICS if openmetrics else TEXT)
 
     def ready(_: Request) -> Response:

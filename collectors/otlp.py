@@ -25,20 +25,20 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 
 from wellfed.collectors import heap
-from wellfed.collectors.catalog import DERIVED_OTLP, HOST, TABLES, Table
+from wellfed.collectors.catalog import (
+    DERIVED_OTLP,
+    HOST,
+    KEY_ATTRIBUTES,
+    SCOPE,
+    TABLES,
+    Table,
+    info_metric,
+)
 from wellfed.collectors.exposition import Foreign, getter
 from wellfed.collectors.registry import Row
 from wellfed.collectors.sampler import Window
 
 __all__ = ["KEY_ATTRIBUTES", "SCOPE", "Encoder", "info_metric"]
-
-SCOPE = "wellfed"
-
-#: Key column -> attribute of the semantic conventions; other keys keep their name.
-KEY_ATTRIBUTES: Mapping[tuple[str, str], str] = {
-    ("gpu", "gpu"): "hw.id",
-    ("disk", "device"): "system.device",
-}
 
 _Series = tuple[str, tuple[str, ...] | tuple[tuple[str, str], ...], str]
 
@@ -46,11 +46,6 @@ _Series = tuple[str, tuple[str, ...] | tuple[tuple[str, str], ...], str]
 _MARK = 0x7EFDFCFB << 32
 _MARKS = re.compile(rb"....\xfb\xfc\xfd\x7e", re.DOTALL)
 _DOUBLE = Struct("<d")
-
-
-def info_metric(table: str) -> str:
-    """OTLP name of the metric that carries a table's text columns."""
-    return f"wellfed.{table}.info"
 
 
 def attributes_of(table: Table, row: Row, more: Iterable[tuple[str, str]] = ()) -> list[KeyValue]:

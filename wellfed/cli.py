@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from wellfed import __version__
@@ -25,7 +25,11 @@ Values = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. target: `module:function`, called with the resolved options, returns the exit status."""
+    """One command.
+
+    target: `module:function`, called with the resolved options, returns the exit status. defaults: of options
+    where they differ from the usual ones.
+    """
 
     name: str
     help: str
@@ -33,6 +37,7 @@ class Command:
     target: str
     example: str = ""
     actions: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
     def run(self, values: Values) -> int:
         """Imports the target and calls it."""
@@ -42,7 +47,7 @@ class Command:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("wellfed"):
                 raise
-            extra = "dashboard" if self.name in ("up", "demo") else "hub"
+            extra = "dashboard" if self.name in ("up", "hub", "demo") else "hub"
             raise UserError(
                 f"wellfed {self.name} needs {error.name}: pip install 'wellfed[{extra}]'"
             ) from error
@@ -67,6 +72,23 @@ COMMANDS: Mapping[str, Command] = {
             ("address", "metrics_address", *_KEEP, *_NODE, "price"),
             "wellfed.up:up",
             "wellfed up --price 2.50",
+        ),
+        Command(
+            "hub",
+            "take OTLP from the agents of a cluster: store, verdicts and dashboard",
+            (
+                "address",
+                "otlp_address",
+                "otlp_grpc_address",
+                "token_file",
+                "metrics_address",
+                "web_config",
+                *_KEEP,
+                "price",
+            ),
+            "wellfed.hub:hub",
+            "wellfed hub --otlp-address 0.0.0.0:4318 --token-file /etc/wellfed/token",
+            defaults={"metrics_address": "127.0.0.1:9813"},
         ),
         Command(
             "demo",
@@ -160,7 +182,8 @@ def parser() -> argparse.ArgumentParser:
             option = OPTIONS[name]
             if option.table is not None:
                 continue
-            default = f" (default: {option.default})" if option.default not in (None, False) else ""
+            value = command.defaults.get(name, option.default)
+            default = f" (default: {value})" if value not in (None, False) else ""
             if option.boolean:
                 sub.add_argument(option.flag, dest=name, action="store_true", default=None, help=option.help)
             else:
@@ -186,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     command = COMMANDS[namespace.command]
     try:
-        values = resolve((*command.options, "log_level"), vars(namespace), os.environ)
+        values = resolve((*command.options, "log_level"), vars(namespace), os.environ, command.defaults)
         if command.actions:
             values["action"] = namespace.action
         _log(str(values["log_level"]))

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from wellfed.errors import UserError
 from wellfed.prices import Prices
@@ -150,9 +151,21 @@ def _options(*options: Option) -> Mapping[str, Option]:
 OPTIONS: Mapping[str, Option] = _options(
     Option("config", "configuration file (TOML)", metavar="FILE"),
     Option("address", "where the dashboard listens", default="127.0.0.1:8050", metavar="HOST:PORT"),
+    Option("otlp_address", "where OTLP over HTTP is taken", default="127.0.0.1:4318", metavar="HOST:PORT"),
+    Option(
+        "otlp_grpc_address",
+        "where OTLP over gRPC is taken, empty for nowhere",
+        default="127.0.0.1:4317",
+        metavar="HOST:PORT",
+    ),
+    Option("token_file", "bearer tokens that OTLP senders must show, one a line", metavar="FILE"),
     Option("metrics_address", "where /metrics listens", default="127.0.0.1:9812", metavar="HOST:PORT"),
     Option("web_config", "TLS and basic auth of /metrics, an exporter-toolkit web.yml", metavar="FILE"),
-    Option("data", "store, or a folder of <table>.parquet files (default: the local store)", metavar="DIR"),
+    Option(
+        "data",
+        "store, or a folder of <table>.parquet files, also s3:// gs:// az:// (default: the local store)",
+        metavar="DIR",
+    ),
     Option("host", "name of this machine in every row (default: its hostname)", metavar="NAME"),
     Option("procfs", "where procfs is mounted", default="/proc", metavar="DIR"),
     Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
@@ -240,7 +253,7 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("job", "only this job, by its id or name", metavar="JOB"),
     Option("user", "only the jobs of this user", metavar="NAME"),
     Option("format", "text, html, markdown, csv or json (default: as --out ends)", metavar="FORMAT"),
-    Option("out", "folder or file to write to", metavar="PATH"),
+    Option("out", "folder or file to write to; a store's history also to s3:// gs:// az://", metavar="PATH"),
     Option("json", "print JSON", _boolean, False),
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
     Option("gpus", "GPUs to simulate", _whole, None, "N"),
@@ -296,9 +309,15 @@ def read_config(path: str) -> dict[str, object]:
 
 
 def resolve(
-    names: tuple[str, ...], flags: Mapping[str, str | list[str] | bool | None], environ: Mapping[str, str]
+    names: tuple[str, ...],
+    flags: Mapping[str, str | list[str] | bool | None],
+    environ: Mapping[str, str],
+    defaults: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
-    """Values of the named options: flag, else environment, else file, else default. Raises UserError."""
+    """Values of the named options: flag, else environment, else file, else default. Raises UserError.
+
+    defaults: those that differ from the option's own.
+    """
     path = flags.get("config") or environ.get(OPTIONS["config"].variable)
     config = read_config(str(path)) if path else {}
     values: dict[str, object] = {}
@@ -313,7 +332,7 @@ def resolve(
         elif name in config:
             values[name] = _configured(option, config[name], str(path))
         else:
-            values[name] = option.default
+            values[name] = defaults.get(name, option.default)
     return values
 
 
