@@ -12,15 +12,11 @@ from typing import Any
 
 import polars as pl
 
-from wellfed.analysis.features import join
-from wellfed.analysis.findings import episodes, findings
 from wellfed.analysis.hosts import facts, pressures
-from wellfed.analysis.lost import gpu_windows, with_loss, with_reference
-from wellfed.analysis.ranks import with_ranks
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import TS
-from wellfed.analysis.split import scored, shares
-from wellfed.analysis.windows import amounts, boots, native_step
+from wellfed.analysis.segment import State, combine, cut, map_segment
+from wellfed.analysis.windows import native_step
 from wellfed.collectors.catalog import TABLES
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -62,24 +58,13 @@ def diagnose(
     """
     step = native_step(tables)
     hosts = pressures(tables["host"], step).collect(engine="streaming")
-    started = boots(tables["host"], step)
-    on_host = {
-        name: amounts(rows, TABLES[name], step, None if name == "array" else started)
-        for name, rows in tables.items()
-        if name != "collector"
-    }
-    on_host["gpu"], on_host["step"] = with_ranks(on_host["gpu"], on_host["step"])
-    if on_host["gpu"].head(1).collect().is_empty():
-        rows = pl.DataFrame()
-        windows, split, found = pl.DataFrame(schema=_WINDOWS), _no_shares(), []
-    else:
-        base = with_loss(with_reference(gpu_windows(on_host["gpu"], step)))
-        rows = scored(join(base, on_host)).filter(pl.col("dt").is_not_null()).collect(engine="streaming")
-        split = shares(rows.lazy()).collect(engine="streaming")
+    state = State(step)
+    partials = [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
+    if partials:
+        rows, split, found = combine(partials, step, price)
         windows = _windows(rows, split)
-        last = rows["ts"].max()
-        assert last is None or isinstance(last, datetime)
-        found = findings(episodes(split, rows, step), rows, last, step, price) if last else []
+    else:
+        rows, windows, split, found = pl.DataFrame(), pl.DataFrame(schema=_WINDOWS), _no_shares(), []
     rooted = root_view(split, found)
     bounds = _bounds(tables)
     document: dict[str, Any] = {

@@ -109,7 +109,9 @@ def _detection(trial: Trial, findings: Sequence[Mapping[str, object]], simulatio
         told = [
             datetime.fromisoformat(str(f["detected"]))
             for f in findings
-            if f["cause"] == cause and set(_scope(f)) & set(gpus)
+            if f["cause"] == cause
+            and set(_scope(f)) & set(gpus)
+            and (f["end"] is None or datetime.fromisoformat(str(f["end"])) > ts - window)
         ]
         if told:
             trial.delays.append((min(told) - (ts - window)).total_seconds())
