@@ -153,6 +153,7 @@ def _with_group(rows: pl.DataFrame) -> pl.DataFrame:
             g_starves=_STARVE.max(),
             g_gaps=pl.col("gap").max(),
             g_data=pl.col("s_data").max(),
+            g_slowest_read=pl.col("m_exec").max(),
             g_errors=pl.col("p_errors").max(),
             g_slow=pl.col("p_slow").max(),
             g_down=pl.col("p_down").max(),

@@ -67,7 +67,7 @@ def score(signature: Signature, stretch: float = 1.0) -> pl.Expr:
         weight = sum((pl.when(e.is_not_null()).then(w).otherwise(0.0) for e, w in have), start=pl.lit(0.0))
         total = sum((e.fill_null(0.0) * w for e, w in have), start=pl.lit(0.0))
         # Without any supporting signal the necessary ones stand alone, and less sure.
-        value = value * pl.when(weight > 0).then(0.5 + 0.5 * total / weight).otherwise(0.7)
+        value = value * pl.when(weight > 0).then(0.5 + 0.5 * total / weight).otherwise(0.8)
     return value.alias(signature.cause)
 
 
@@ -138,7 +138,7 @@ SIGNATURES: Sequence[Signature] = (
                 ),
             ],
         ],
-        contra=[_BUSY, _WORKERS],
+        contra=[_WORKERS],
         support=[_IO, _WAITS],
     ),
     # Reads wait at the mount, and each takes longer than the server needs when it is quiet.
@@ -152,14 +152,18 @@ SIGNATURES: Sequence[Signature] = (
                 Ramp("retransmissions", "m_retrans", 0.0005, 0.003),
             ]
         ],
-        contra=[_BUSY, _WORKERS],
+        contra=[
+            _WORKERS,
+            # One host reads slowly and all wait for it: the others' storage is not to blame.
+            Ramp("read time below that of the job's slowest host", 1 - pl.col("m_exec") / pl.col("g_slowest_read"), 0.5, 0.8),
+        ],
         support=[_IO, _WAITS, Ramp("client queue against round trip", "m_queue", 0.5, 2.0, 0.5)],
     ),
     # Opening and listing, not bytes: most operations are metadata and they are what is outstanding.
     Signature(
         "storage.metadata",
         need=[_STARVES, _META_OUT, _META],
-        contra=[_BUSY, _WORKERS],
+        contra=[_WORKERS],
         support=[
             Ramp(
                 "time in metadata over time in reads",
@@ -198,7 +202,7 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("throttled without using more CPU than before", _SHRUNK, 0.05, 0.5),
             Ramp("I/O pressure far above CPU pressure", pl.col("psi_io") - pl.col("psi_cpu"), 0.15, 0.5),
         ],
-        support=[_WAITS, _CPU, _BUSY],
+        support=[_WAITS],
     ),
     # The kernel counts the time for which it stopped the cgroup.
     Signature(
@@ -269,6 +273,7 @@ SIGNATURES: Sequence[Signature] = (
             _BROKEN,
             Ramp("a rank that spins far less in this window, robust z", "g_odd_now", 4, 8),
             _STARVED,
+            _WRITES,
             Ramp("ranks that wait and ranks that are waited for, robust z", "g_odd", 4, 8),
             Ramp("traffic far below usual", 1 - pl.col("g_traffic"), 0.9, 0.98),
             _CONGESTED,
@@ -367,6 +372,7 @@ SIGNATURES: Sequence[Signature] = (
         "serve.kv_full",
         need=[Ramp("requests waiting", "v_waiting", 0, 2)],
         any_of=[[Ramp("KV cache in use", "v_kv", 0.8, 0.92), Ramp("preemptions, 1/s", "v_preemptions", 0, 0.2)]],
+        support=[Ramp("share of its tokens computed again", "v_again", 0.0, 0.05)],
     ),
     Signature(
         "serve.no_traffic",

@@ -27,6 +27,8 @@ SPIN_SM = 0.12
 DRAM_BOUND = 0.6
 #: Below this a window says nothing about how busy the job can be.
 RUNNING = 0.05
+#: Tensor activity of a prefill: large matrix products reach about half of the pipe.
+PREFILL_TENSOR = 0.5
 #: Differences from the best windows that sampling and whole steps in a window make by themselves.
 NOISE = 0.02
 #: Share of a training step's kernel time that scales with the clock; the rest waits for device memory.
@@ -123,8 +125,13 @@ def with_reference(windows: pl.DataFrame, track: Track) -> pl.DataFrame:
     )
 
 
-def with_loss(windows: pl.DataFrame) -> pl.DataFrame:
-    """Adds lost_seconds and, of it, throttled_seconds: what a slowed clock took."""
+def with_loss(windows: pl.DataFrame, servers: pl.DataFrame) -> pl.DataFrame:
+    """Adds lost_seconds and, of it, throttled_seconds (what a slowed clock took) and again_seconds.
+
+    servers: host, ts, v_again: the share of an inference server's tokens that it computed before. They are
+    computed again by prefill, which is what keeps the tensor cores busy: again = tensor activity of the
+    window over that of a prefill, times the share.
+    """
     short = 1 - (pl.col("useful") / pl.col("reference")).clip(0, 1)
     short = pl.when(short < NOISE).then(0.0).otherwise(short)
     productive = (pl.col("dram") >= DRAM_BOUND).fill_null(False)
@@ -153,6 +160,15 @@ def with_loss(windows: pl.DataFrame) -> pl.DataFrame:
         .then(slow * (pl.col("covered_seconds") - idle))
         .fill_null(0.0)
     )
-    return windows.with_columns(
-        took.alias("throttled_seconds"), (idle + took).alias("lost_seconds"), (1 - pace).alias("clock_short")
-    ).drop("_clock", "_own")
+    again = (pl.col("tensor") / PREFILL_TENSOR).clip(0, 1) * pl.col("v_again") * (pl.col("covered_seconds") - idle)
+    again = pl.when("held").then(again).otherwise(0.0).fill_nan(0.0).fill_null(0.0)
+    return (
+        windows.join(servers.select("host", "ts", "v_again"), on=["host", "ts"], how="left", maintain_order="left")
+        .with_columns(
+            took.alias("throttled_seconds"),
+            again.alias("again_seconds"),
+            (idle + took + again).alias("lost_seconds"),
+            (1 - pace).alias("clock_short"),
+        )
+        .drop("_clock", "_own", "v_again")
+    )

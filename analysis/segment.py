@@ -121,7 +121,7 @@ def map_segment(tables: Mapping[str, pl.LazyFrame], state: State) -> Partial | N
     around = on_hosts(found, state.baselines)
     if gpu.is_empty():
         return None
-    base = with_loss(with_reference(gpu_windows(gpu), state.levels))
+    base = with_loss(with_reference(gpu_windows(gpu), state.levels), around["server"])
     rows = scored(surrounded(base, around, state.baselines), state.stretch)
     lost = by_cause(rows)
     held = state.debounce.held(rows, lost)

@@ -54,6 +54,8 @@ _UNTIMED = (
 )
 #: Every cause that a loss can be booked to.
 CAUSES_SPLIT = (*_INFERRED, UNKNOWN, INSUFFICIENT)
+#: Share of a loss from which the loop's own times are taken to be all of it.
+NEARLY = 0.75
 #: Score from which a slow rank is charged with its own slowness.
 SURE = 0.6
 #: A part this small says nothing.
@@ -100,7 +102,8 @@ def _with_slow() -> list[pl.Expr]:
 def amounts(windows: pl.DataFrame) -> pl.DataFrame:
     """Seconds lost to each cause, a column a cause, for each of the scored windows; they sum to the loss."""
     lost, throttled, slow = (pl.col(f"{c}_seconds") for c in ("lost", "throttled", "slow"))
-    lost = lost - slow
+    again = pl.col("again_seconds")
+    lost = lost - slow - again
     rest = pl.when(pl.col("fault")).then(0.0).otherwise(lost - throttled)
     parts = {
         part: pl.when(pl.col(part) >= _LEAST_PART)
@@ -110,11 +113,13 @@ def amounts(windows: pl.DataFrame) -> pl.DataFrame:
         for part in _PART
     }
     timed = sum(parts.values(), start=pl.lit(0.0))
-    scale = pl.when(timed > 0).then(pl.min_horizontal(rest / timed, pl.lit(1.0))).otherwise(0.0)
+    # Loop and device measure the same wait a little differently: what nearly explains all explains all.
+    whole = timed >= NEARLY * rest
+    scale = pl.when((timed > 0) & whole).then(rest / timed).otherwise(1.0)
     columns: dict[str, pl.Expr] = {}
     for part, causes in _PART.items():
         _divide(columns, parts[part] * scale, causes)
-    left = (rest - timed).clip(0, None)
+    left = pl.when(whole).then(0.0).otherwise(rest - timed)
     told = pl.col("s_compute").is_not_null()
     _divide(columns, pl.when(told).then(left).otherwise(0.0), _UNTIMED)
     _divide(columns, pl.when(told).then(0.0).otherwise(left), _INFERRED)
@@ -126,6 +131,7 @@ def amounts(windows: pl.DataFrame) -> pl.DataFrame:
         lost - throttled
     ).otherwise(0.0)
     columns["straggler"] = columns["straggler"] + slow
+    columns["serve.kv_full"] = columns["serve.kv_full"] + again
     columns[INSUFFICIENT] = pl.lit(0.0)
     return windows.lazy().select(*(columns[c].alias(c) for c in CAUSES_SPLIT)).collect()
 
