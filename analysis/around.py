@@ -27,9 +27,7 @@ SAVE_BPS = 5e8
 _WHO = ["_who", "ts"]
 
 
-def surrounded(
-    gpu: pl.DataFrame, hosts: Mapping[str, pl.DataFrame], baselines: Baselines
-) -> pl.DataFrame:
+def surrounded(gpu: pl.DataFrame, hosts: Mapping[str, pl.DataFrame], baselines: Baselines) -> pl.DataFrame:
     """gpu: windows with reference and loss. hosts: of `features.on_hosts`."""
     on = ["host", "ts"]
     rows = (
@@ -63,7 +61,12 @@ def _own() -> list[pl.Expr]:
     many = (pl.len().over("job", "ts") > 1) & pl.col("job").is_not_null() & pl.col("sm").is_not_null()
     traffic = pl.max_horizontal("nvlink_bps", pl.col("p_bps") / 8)
     # While state is saved nobody waits for data or for a peer: not a window to compare ranks by.
-    saves = (pl.max_horizontal(pl.max_horizontal("d_write", "m_write", "j_write") / SAVE_BPS, pl.col("s_checkpoint") / 0.05) >= 1)
+    saves = (
+        pl.max_horizontal(
+            pl.max_horizontal("d_write", "m_write", "j_write") / SAVE_BPS, pl.col("s_checkpoint") / 0.05
+        )
+        >= 1
+    )
     compared = ~saves.fill_null(False)
     waits = pl.when(many).then(pl.max_horizontal("spin", guessed)).otherwise("spin")
     return [
@@ -109,9 +112,9 @@ def _remembered() -> list[pl.Expr]:
 
     return [
         (still & recent).fill_null(False).alias("fault"),
-        (pl.col("gap_lately") - pl.min_horizontal("gap_floor", 0.05).fill_null(0)).clip(0, 1).alias(
-            "gap_excess"
-        ),
+        (pl.col("gap_lately") - pl.min_horizontal("gap_floor", 0.05).fill_null(0))
+        .clip(0, 1)
+        .alias("gap_excess"),
         (pl.col("traffic") / pl.col("traffic_usual")).alias("traffic_share"),
         (
             pl.col("gap_lately")
@@ -120,9 +123,7 @@ def _remembered() -> list[pl.Expr]:
         )
         .clip(0, 1)
         .alias("starves"),
-        *(
-            (pl.col(part) - best(f"q{part[1:]}")).clip(0, 1).alias("x" + part[1:]) for part in GPU_PARTS
-        ),
+        *((pl.col(part) - best(f"q{part[1:]}")).clip(0, 1).alias("x" + part[1:]) for part in GPU_PARTS),
         # How long this rank waits for others, by the device or by the loop.
         pl.coalesce("waits_lately", "comm_lately").alias("waits"),
     ]

@@ -1,7 +1,7 @@
 """How sure a finding is: a number that means the share of such findings that are right.
 
-Raw evidence is the mean score, its margin to the second cause and persistence. `_CURVE` maps it to confidence;
-it is monotone, and was fitted once on the public scenarios with other seeds than those it is tested on.
+Raw evidence is the mean score, its margin to the second cause and persistence. `_CURVE` maps it to
+confidence; it is monotone, and was fitted once on the public scenarios with other seeds than those it is tested on.
 """
 
 from __future__ import annotations

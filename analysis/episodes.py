@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from wellfed.analysis.evidence import by_cause
 from wellfed.analysis.running import Slots, Store
 from wellfed.analysis.schema import TS
+from wellfed.analysis.signatures import by_cause
 from wellfed.analysis.split import CAUSES_SPLIT
 
 __all__ = ["BRIDGE", "ON_WINDOWS", "Debounce", "pieces", "waiting_windows"]
@@ -87,7 +87,9 @@ class Debounce:
         }
         for now, window, anew in windows:
             self._store.reset(anew)
-            inside, booked = self._advance(slots[window], scores[window], losses[window], covered[window], now)
+            inside, booked = self._advance(
+                slots[window], scores[window], losses[window], covered[window], now
+            )
             at, cause = np.nonzero(inside)
             here = slots[window][at]
             parts["row"].append(window[at])

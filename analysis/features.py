@@ -197,7 +197,9 @@ def _ports(port: pl.DataFrame, track: Track) -> pl.DataFrame:
     )
     each = track.run(each)
     # Its own best, or that of the ports beside it: a link that came up slow is below its neighbours.
-    beside = pl.when(pl.col("link") != "ethernet").then(pl.col("rate_best").median().over("host", "link", "ts"))
+    beside = pl.when(pl.col("link") != "ethernet").then(
+        pl.col("rate_best").median().over("host", "link", "ts")
+    )
     best = pl.max_horizontal("rate_best", beside)
     each = each.with_columns(
         slow=(1 - pl.col("rate_bps") / best).fill_null(0).fill_nan(0),

@@ -18,7 +18,7 @@ import polars as pl
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.confidence import confidence
 from wellfed.analysis.episodes import BRIDGE, OFF_WINDOWS, RECUR_WINDOWS, RECURRING
-from wellfed.analysis.evidence import by_cause
+from wellfed.analysis.signatures import by_cause
 
 __all__ = ["Ledger"]
 
@@ -231,7 +231,9 @@ def _culprits(cause: str, entry: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _severity(cause: str, lost: float, minutes: float, gpus: int) -> str:
     if cause == "idle.held":
-        return max((n for n, least in _IDLE.items() if minutes >= least), key=lambda n: _IDLE[n], default="info")
+        return max(
+            (n for n, least in _IDLE.items() if minutes >= least), key=lambda n: _IDLE[n], default="info"
+        )
     if cause == "hardware.fault":
         return "critical"
     share = lost / (60 * minutes * gpus)

@@ -160,10 +160,16 @@ def with_loss(windows: pl.DataFrame, servers: pl.DataFrame) -> pl.DataFrame:
         .then(slow * (pl.col("covered_seconds") - idle))
         .fill_null(0.0)
     )
-    again = (pl.col("tensor") / PREFILL_TENSOR).clip(0, 1) * pl.col("v_again") * (pl.col("covered_seconds") - idle)
+    again = (
+        (pl.col("tensor") / PREFILL_TENSOR).clip(0, 1)
+        * pl.col("v_again")
+        * (pl.col("covered_seconds") - idle)
+    )
     again = pl.when("held").then(again).otherwise(0.0).fill_nan(0.0).fill_null(0.0)
     return (
-        windows.join(servers.select("host", "ts", "v_again"), on=["host", "ts"], how="left", maintain_order="left")
+        windows.join(
+            servers.select("host", "ts", "v_again"), on=["host", "ts"], how="left", maintain_order="left"
+        )
         .with_columns(
             took.alias("throttled_seconds"),
             again.alias("again_seconds"),

@@ -1,7 +1,7 @@
-"""What is remembered of each thing from window to window: quantiles so far, fading means, maxima, last events.
+"""What is remembered of each thing from window to window: quantiles so far, fading means, maxima, events.
 
-A `Track` holds one slot a key (say host, gpu, job) and a few operators on it. Rows go in in any order and come
-back with one more column an operator; every value depends on this key's windows up to its own and on nothing
+A `Track` holds one slot a key (say host, gpu, job) and a few operators on it. Rows go in in any order and
+come back with one more column an operator; every value depends on this key's windows up to its own and on nothing
 else, so that a range gives the same numbers in one piece or cut anywhere. Memory is constant a key: a fixed
 histogram, a sum or a stamp. A key that comes back after RETAIN starts anew, and is forgotten by then.
 """
@@ -9,6 +9,7 @@ histogram, a sum or a stamp. A key that comes back after RETAIN starts anew, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,7 @@ class Store:
     """Arrays by slot, zero at first."""
 
     def __init__(self, **arrays: NDArray[np.generic]) -> None:
-        self.arrays = arrays
+        self.arrays: dict[str, NDArray[Any]] = arrays
 
     def grow(self, slots: int) -> None:
         """Makes room for this many slots."""
@@ -55,17 +56,18 @@ class Operator(Store):
 
 
 class Quantile(Operator):
-    """The q-quantile of all values so far, from a histogram of equal or (ratio > 1) geometric bins.
+    """The q-quantile of all values so far, from a histogram of equal or (log) geometric bins.
 
     low, high: of the histogram; what is outside counts in the last bins. least: values before it answers.
-    The answer is the middle of its bin, so its error is half a bin: (high - low) / bins / 2, or half the ratio.
+    The answer is the middle of its bin, so its error is half a bin.
     """
 
     def __init__(
         self, q: float, low: float, high: float, bins: int = 100, log: bool = False, least: int = 1
     ) -> None:
         self.q, self.bins, self.log, self.least = q, bins, log, least
-        self.low, self.high = (np.log(low), np.log(high)) if log else (low, high)
+        self.low: float = np.log(low) if log else low
+        self.high: float = np.log(high) if log else high
         super().__init__(
             counts=np.zeros((0, bins), np.uint32),
             total=np.zeros(0, np.int64),

@@ -73,10 +73,14 @@ class Partial:
     pieces: Sequence[Mapping[str, Any]]
 
 
-def cut(tables: Mapping[str, pl.LazyFrame], step: float, windows: int = SEGMENT) -> Iterator[dict[str, pl.LazyFrame]]:
+def cut(
+    tables: Mapping[str, pl.LazyFrame], step: float, windows: int = SEGMENT
+) -> Iterator[dict[str, pl.LazyFrame]]:
     """The tables in stretches of whole windows, in the order of time."""
     bounds = [
-        rows.select(pl.col("ts").min().alias("a"), pl.col("ts").max().alias("b")).collect(engine="streaming").row(0)
+        rows.select(pl.col("ts").min().alias("a"), pl.col("ts").max().alias("b"))
+        .collect(engine="streaming")
+        .row(0)
         for name, rows in tables.items()
         if name in READ
     ]
@@ -85,7 +89,7 @@ def cut(tables: Mapping[str, pl.LazyFrame], step: float, windows: int = SEGMENT)
         return
     grid = round(1000 * step)
     span = grid * windows
-    first = round(min(row[0] for row in known).timestamp() * 1000) // span * span
+    first = (round(min(row[0] for row in known).timestamp() * 1000) - grid) // span * span
     last = round(max(row[1] for row in known).timestamp() * 1000) + grid
     inside = on_grid(step).dt.epoch("ms")
     for begin in range(first, last, span):
@@ -105,7 +109,9 @@ def map_segment(tables: Mapping[str, pl.LazyFrame], state: State) -> Partial | N
     tables: of the catalog, by name, any may be missing. state: advanced to the segment's end.
     """
     given = {
-        name: tables[name].collect(engine="streaming").lazy() if name in tables else pl.LazyFrame(schema=schema(TABLES[name]))
+        name: tables[name].collect(engine="streaming").lazy()
+        if name in tables
+        else pl.LazyFrame(schema=schema(TABLES[name]))
         for name in READ
     }
     started = boots(given["host"], state.step)
@@ -128,7 +134,9 @@ def map_segment(tables: Mapping[str, pl.LazyFrame], state: State) -> Partial | N
     return Partial(rows.select(_KEPT), shares(rows, lost), pieces(held, rows, state.step))
 
 
-def combine(partials: Sequence[Partial], step: float, price: float | None = None) -> tuple[pl.DataFrame, pl.DataFrame, list[dict[str, Any]]]:
+def combine(
+    partials: Sequence[Partial], step: float, price: float | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame, list[dict[str, Any]]]:
     """Windows, shares and findings of consecutive segments."""
     ledger = Ledger.empty(step)
     for partial in partials:

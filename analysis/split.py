@@ -11,7 +11,8 @@ from __future__ import annotations
 import polars as pl
 
 from wellfed.analysis.causes import INSUFFICIENT, UNKNOWN
-from wellfed.analysis.evidence import CERTAIN, LATE, SIGNATURES, Signature, score
+from wellfed.analysis.evidence import Signature, score
+from wellfed.analysis.signatures import CERTAIN, LATE, SIGNATURES
 
 __all__ = ["CAUSES_SPLIT", "amounts", "scored", "shares"]
 
@@ -95,7 +96,10 @@ def _with_slow() -> list[pl.Expr]:
     return [
         slow.alias("slow_seconds"),
         (pl.col("lost_seconds") + slow).alias("lost_seconds"),
-        pl.when(sure & (slow > 0)).then(pl.max_horizontal("straggler", "_late")).otherwise("straggler").alias("straggler"),
+        pl.when(sure & (slow > 0))
+        .then(pl.max_horizontal("straggler", "_late"))
+        .otherwise("straggler")
+        .alias("straggler"),
     ]
 
 
@@ -137,7 +141,7 @@ def amounts(windows: pl.DataFrame) -> pl.DataFrame:
 
 
 def shares(windows: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:
-    """Long rows of ts, host, gpu, job, cause, lost_seconds for windows that lost something. lost: `amounts`."""
+    """Long rows of ts, host, gpu, job, cause, lost_seconds where something was lost. lost: `amounts`."""
     key = ["ts", "host", "gpu", "job"]
     wide = pl.concat([windows.select(key), lost], how="horizontal").lazy()
     long = wide.filter(pl.sum_horizontal(CAUSES_SPLIT) > 0).unpivot(

@@ -81,7 +81,7 @@ def carried(
     boots: pl.LazyFrame | None = None,
     carry: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
-    """The last row of each thing, as the next `amounts` wants it; what is older than a gap matters no more."""
+    """The last row of each thing, as the next `amounts` wants it, unless it is older than a gap."""
     by = [key for key in keys(table) if key != "ts"]
     last = _placed(rows, by, step, boots, carry).unique(by, keep="last", maintain_order=True)
     recent = pl.col("_at") > pl.col("_at").max() - pl.duration(milliseconds=round((GAP + 1) * step * 1000))
