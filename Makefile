@@ -55,8 +55,8 @@ gpu: $(BASE)
 bench-agent: $(DEV) packages
 	$(PY) bench/agent.py
 
-score: $(BASE)
-	$(PY) -m wellfed.analysis.score
+score: $(DEV)
+	$(PY) -m bench.score
 
 pictures: $(DEV) packages
 	$(PY) docs/pictures.py

@@ -20,8 +20,9 @@ _USER_XIDS = (13.0, 31.0, 43.0, 45.0, 68.0)
 _RECENT = 7200
 #: A rank without kernels for so much longer than in its best windows lacks something.
 _STARVING = 0.03
-#: Share of time in which a rank has no kernel, though no copy fills its link, or waits for data.
-_STARVE = pl.max_horizontal("starves", "wait_lately")
+#: Share of time in which a rank has no kernel, though no copy fills its link, or waits for data: now, so that
+#: a fault shows at once, or lately, because ranks take turns.
+_STARVE = pl.max_horizontal("starves", "wait_lately", "s_data")
 #: Bytes a second that are written when state is saved, and hardly otherwise.
 SAVE_BPS = 5e8
 _WHO = ["_who", "ts"]
@@ -72,7 +73,10 @@ def _own() -> list[pl.Expr]:
     return [
         pl.coalesce("spin", pl.when(many).then(guessed)).alias("spin"),
         pl.when(compared).then(waits).alias("waits_now"),
-        pl.when(compared).then("gap").alias("gap_now"),
+        # A rank that only its loop reports has no kernel in a reduction either; what it lacks is data.
+        pl.when(compared)
+        .then(pl.when(pl.col("gpu").str.starts_with("rank:")).then("s_data").otherwise("gap"))
+        .alias("gap_now"),
         traffic.alias("traffic"),
         pl.coalesce("j_psi_cpu", "h_psi_cpu").alias("psi_cpu"),
         pl.coalesce("j_psi_io", "h_psi_io").alias("psi_io"),
@@ -112,12 +116,9 @@ def _remembered() -> list[pl.Expr]:
 
     return [
         (still & recent).fill_null(False).alias("fault"),
-        (pl.col("gap_lately") - pl.min_horizontal("gap_floor", 0.05).fill_null(0))
-        .clip(0, 1)
-        .alias("gap_excess"),
         (pl.col("traffic") / pl.col("traffic_usual")).alias("traffic_share"),
         (
-            pl.col("gap_lately")
+            pl.max_horizontal("gap_lately", "gap_now")
             - pl.min_horizontal("gap_floor", 0.05).fill_null(0)
             - pl.max_horizontal("pcie_rx_util", "pcie_tx_util").fill_null(0)
         )

@@ -1,7 +1,8 @@
 """How sure a finding is: a number that means the share of such findings that are right.
 
 Raw evidence is the mean score, its margin to the second cause and persistence. `_CURVE` maps it to
-confidence; it is monotone, and was fitted once on the public scenarios with other seeds than those it is tested on.
+confidence; it is monotone, and was fitted once on the public scenarios, with other seeds than it is
+tested on.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import numpy as np
 
 __all__ = ["confidence", "evidence"]
 
-#: Raw evidence -> share of right findings (bench of the public scenarios, seeds 1 to 3).
-_CURVE = ((0.0, 0.05), (1.0, 0.99))
+#: Raw evidence -> share of right findings (public scenarios, seed 1, with and without the loop's times: of the
+#: 195 findings those above 0.9 were right, those from 0.85 to 0.9 four times in five; below, few and cautious).
+_CURVE = ((0.0, 0.05), (0.5, 0.4), (0.85, 0.82), (0.92, 0.97), (1.0, 0.99))
 
 
 def evidence(entry: Mapping[str, Any]) -> float:

@@ -30,6 +30,8 @@ BRIDGE = 30.0
 #: Causes that come and go by nature: three windows, each within this many of the last, make one finding.
 RECURRING = ("checkpoint", "phase.evaluation")
 RECUR_WINDOWS = 90
+#: A recurring cause that takes less of the time than this, over at least so long, is a fair price.
+RECUR_SHARE, RECUR_LEAST_SECONDS = 0.03, 300.0
 #: Seconds until held but idle GPUs are worth a word.
 IDLE_SECONDS = 300.0
 #: Columns that name what a finding is about, by cause.
@@ -124,11 +126,13 @@ class Debounce:
         fresh = on & (count == 1)
         pending = np.where(count > 0, np.where(fresh, 0.0, s["pending"]) + losses, 0.0)
         begun = ~s["open"] & on & (count >= self._need)
+        first = np.where(fresh & ~s["open"], now - 1000 * self.step, s["first"])
+        spell = np.maximum((now - first) / 1000, RECUR_LEAST_SECONDS)
+        begun &= ~self._again | (pending >= RECUR_SHARE * spell)
         away = np.where(off, s["off"] + 1, 0)
         last = np.where(on, now, s["last"])
         over = np.where(self._again, now - last > patience, away >= OFF_WINDOWS)
         inside = (s["open"] | begun) & ~over
-        first = np.where(fresh & ~s["open"], now - 1000 * self.step, s["first"])
         found = {
             "on": count,
             "off": away,

@@ -39,9 +39,10 @@ class Ramp:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One cause. any_of: groups of which the best ramp counts as one necessary ramp."""
+    """One cause. why: the reason it must hold. any_of: groups of which the best ramp counts as necessary."""
 
     cause: str
+    why: str = ""
     need: Sequence[Ramp] = ()
     any_of: Sequence[Sequence[Ramp]] = ()
     contra: Sequence[Ramp] = ()
@@ -67,5 +68,5 @@ def score(signature: Signature, stretch: float = 1.0) -> pl.Expr:
         weight = sum((pl.when(e.is_not_null()).then(w).otherwise(0.0) for e, w in have), start=pl.lit(0.0))
         total = sum((e.fill_null(0.0) * w for e, w in have), start=pl.lit(0.0))
         # Without any supporting signal the necessary ones stand alone, and less sure.
-        value = value * pl.when(weight > 0).then(0.5 + 0.5 * total / weight).otherwise(0.8)
+        value = value * pl.when(weight > 0).then(0.7 + 0.3 * total / weight).otherwise(0.9)
     return value.alias(signature.cause)

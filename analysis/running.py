@@ -1,9 +1,9 @@
 """What is remembered of each thing from window to window: quantiles so far, fading means, maxima, events.
 
 A `Track` holds one slot a key (say host, gpu, job) and a few operators on it. Rows go in in any order and
-come back with one more column an operator; every value depends on this key's windows up to its own and on nothing
-else, so that a range gives the same numbers in one piece or cut anywhere. Memory is constant a key: a fixed
-histogram, a sum or a stamp. A key that comes back after RETAIN starts anew, and is forgotten by then.
+come back with one more column an operator; every value depends on this key's windows up to its own and on
+nothing else, so that a range gives the same numbers in one piece or cut anywhere. Memory is constant a key: a
+fixed histogram, a sum or a stamp. A key that comes back after RETAIN starts anew, and is forgotten by then.
 """
 
 from __future__ import annotations
@@ -215,6 +215,7 @@ class Track:
     def __init__(self, keys: Sequence[str], inputs: Mapping[str, tuple[str, Operator]]) -> None:
         self.inputs = dict(inputs)
         self.slots = Slots(keys, [operator for _, operator in self.inputs.values()])
+        self._learned: set[str] = set()
 
     def run(self, rows: pl.DataFrame) -> pl.DataFrame:
         """rows with a column an answer. At most one row a key and `ts`; any order."""
@@ -224,7 +225,11 @@ class Track:
         values: dict[str, Floats] = {}
         for name, (source, operator) in self.inputs.items():
             given = values[source] if source in values else rows[source].cast(pl.Float64).to_numpy()
-            out = np.empty(len(slots))
+            out = np.full(len(slots), np.nan)
+            if name not in self._learned and np.isnan(given).all():
+                values[name] = out
+                continue
+            self._learned.add(name)
             for now, window, anew in windows:
                 if len(anew):
                     operator.reset(anew)

@@ -61,15 +61,17 @@ _UNEXPLAINED = 1 - pl.max_horizontal("m_explains", "m_meta_explains", "d_explain
 _WORKERS = Ramp(
     "CPU used by each process of the job, cores", pl.col("j_cpu_used") / pl.col("j_processes"), 0.55, 0.8
 )
+#: A cgroup that is stopped by its quota does not wait for a device meanwhile.
+_THROTTLED = Ramp("throttled without using more CPU than before", _SHRUNK, 0.05, 0.5)
 _INGEST = pl.col("h_rx") - pl.col("m_read").fill_null(0)
 
 #: What the job does says nothing about a GPU on which it has no process.
 _OWN = (pl.col("processes") > 0).fill_null(True).cast(pl.Float64)
 
 SIGNATURES: Sequence[Signature] = (
-    # A saturated device is busy nearly all the time with reads queued; CPU is idle meanwhile.
     Signature(
         "storage.read",
+        why="A saturated device is busy nearly all the time with reads queued; CPU is idle meanwhile.",
         need=[_STARVES, _D_OUT],
         any_of=[
             [
@@ -84,12 +86,12 @@ SIGNATURES: Sequence[Signature] = (
                 ),
             ],
         ],
-        contra=[_WORKERS],
+        contra=[_WORKERS, _THROTTLED],
         support=[_IO, _WAITS],
     ),
-    # Reads wait at the mount, and each takes longer than the server needs when it is quiet.
     Signature(
         "storage.remote",
+        why="Reads wait at the mount, and each takes longer than the server needs when it is quiet.",
         need=[_STARVES, _M_OUT],
         any_of=[
             [
@@ -100,6 +102,7 @@ SIGNATURES: Sequence[Signature] = (
         ],
         contra=[
             _WORKERS,
+            _THROTTLED,
             # One host reads slowly and all wait for it: the others' storage is not to blame.
             Ramp(
                 "read time below that of the job's slowest host",
@@ -110,11 +113,11 @@ SIGNATURES: Sequence[Signature] = (
         ],
         support=[_IO, _WAITS, Ramp("client queue against round trip", "m_queue", 0.5, 2.0, 0.5)],
     ),
-    # Opening and listing, not bytes: most operations are metadata and they are what is outstanding.
     Signature(
         "storage.metadata",
+        why="Opening and listing, not bytes: most operations are metadata and they are what is outstanding.",
         need=[_STARVES, _META_OUT, _META],
-        contra=[_WORKERS],
+        contra=[_WORKERS, _THROTTLED],
         support=[
             Ramp(
                 "time in metadata over time in reads",
@@ -125,9 +128,9 @@ SIGNATURES: Sequence[Signature] = (
             _WAITS,
         ],
     ),
-    # Samples over the network without a mount: neither disk, mount nor CPU waits, and traffic is what moves.
     Signature(
         "storage.object",
+        why="Samples come over the network without a mount; no disk, mount or CPU explains the wait.",
         need=[_STARVES, Ramp("network ingest without a mount, B/s", _INGEST, 1e7, 1e8)],
         contra=[
             Ramp("mount traffic over network traffic", pl.col("m_read") / pl.col("h_rx"), 0.3, 0.7),
@@ -143,27 +146,27 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("share of its starving that no mount or disk explains", _UNEXPLAINED, 0.4, 0.8),
         ],
     ),
-    # Loader workers are runnable and not running, or use all they may.
     Signature(
         "cpu.preprocess",
+        why="Loader workers are runnable and not running, or use all they may.",
         need=[_STARVES],
         any_of=[[_BUSY, _CPU, _WORKERS]],
         contra=[
             Ramp("memory pressure (full)", "psi_memory", 0.02, 0.08),
-            Ramp("throttled without using more CPU than before", _SHRUNK, 0.05, 0.5),
+            _THROTTLED,
             Ramp("I/O pressure far above CPU pressure", pl.col("psi_io") - pl.col("psi_cpu"), 0.15, 0.5),
         ],
         support=[_WAITS],
     ),
-    # The kernel counts the time for which it stopped the cgroup.
     Signature(
         "cpu.quota",
+        why="The kernel counts the time for which it stopped the cgroup.",
         need=[_STARVES, Ramp("throttled by quota, s/s", _SHRUNK, 0.05, 0.5)],
         support=[_WAITS, Ramp("CPU pressure", "psi_cpu", 0.05, 0.3)],
     ),
-    # Tasks stall on reclaim or swap: everything on the host does, loaders first.
     Signature(
         "memory.pressure",
+        why="Tasks stall on reclaim or swap: everything on the host does, loaders first.",
         need=[_STARVES],
         any_of=[
             [
@@ -173,9 +176,9 @@ SIGNATURES: Sequence[Signature] = (
         ],
         support=[Ramp("major faults, 1/s", "h_faults", 20, 300), _WAITS],
     ),
-    # Copies fill the link: nothing else can be copied meanwhile.
     Signature(
         "pcie.copy",
+        why="Copies fill the link: nothing else can be copied meanwhile.",
         need=[
             Ramp(
                 "PCIe utilisation of the trained link",
@@ -188,9 +191,9 @@ SIGNATURES: Sequence[Signature] = (
         contra=[_SPIN, Ramp("link below its build", "pcie_short", 0.2, 0.5)],
         support=[Ramp("host-to-device copies in the loop", "s_h2d", 0.08, 0.25, 2.0)],
     ),
-    # A link below its build matters when copies fill what is left of it.
     Signature(
         "pcie.degraded",
+        why="A link below its build matters when copies fill what is left of it.",
         need=[Ramp("link below its build", "pcie_short", 0.2, 0.5)],
         any_of=[
             [
@@ -199,25 +202,25 @@ SIGNATURES: Sequence[Signature] = (
             ]
         ],
     ),
-    # A ring is as fast as its slowest link: the port says what is wrong, the job's spinning that it matters.
     Signature(
         "fabric.link",
+        why="A ring is as fast as its slowest link; the job's spinning says that it matters.",
         any_of=[
             [_ERRORS, _SLOW_PORT, Ramp("port down", "g_down", 0.5, 1.0)],
             [_SPIN, _COMM],
         ],
         contra=[_STARVED],
     ),
-    # Senders without credit or told to slow down, and GPUs that wait in the collective for it.
     Signature(
         "fabric.congested",
+        why="Senders without credit or told to slow down, and GPUs that wait in the collective for it.",
         need=[_CONGESTED],
         any_of=[[_SPIN, _COMM]],
         contra=[_STARVED, _ERRORS, _SLOW_PORT],
     ),
-    # Everybody spins alike and bytes move: communication itself is what takes the time.
     Signature(
         "fabric.collective",
+        why="Everybody spins alike and bytes move: communication itself is what takes the time.",
         any_of=[[_SPIN, _COMM]],
         contra=[
             Ramp("a throttled GPU in the job, s/s", "g_throttled", 0.02, 0.2),
@@ -237,9 +240,9 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("NVLink traffic, B/s", "nvlink_bps", 1e9, 2e10),
         ],
     ),
-    # Peers wait with nothing to move while some compute: two groups, far apart and tight, for a minute.
     Signature(
         "straggler",
+        why="Peers wait while some compute: two groups of ranks, far apart and tight, for a minute.",
         need=[
             Ramp("this rank waits in the collective", pl.coalesce("waits_now", "s_comm"), 0.03, 0.12),
             Ramp("ranks that wait and ranks that are waited for, robust z", "g_odd", 3, 6),
@@ -253,18 +256,18 @@ SIGNATURES: Sequence[Signature] = (
             _SLOW_PORT,
         ],
     ),
-    # All ranks stop together while bytes leave.
     Signature(
         "checkpoint",
+        why="All ranks stop together while bytes leave.",
         any_of=[[Ramp("checkpoint in the loop", "s_checkpoint", 0.05, 0.2), _WRITES]],
         support=[
             Ramp("share of the job's GPUs that stopped", "g_low", 0.4, 0.8),
             Ramp("PCIe out of the GPU", "pcie_tx_util", 0.05, 0.3),
         ],
     ),
-    # One thread issues kernels as fast as it can, and the GPU waits for it.
     Signature(
         "host.launch",
+        why="One thread issues kernels as fast as it can, and the GPU waits for it.",
         need=[Ramp("busiest thread of the job, s/s", "j_main", 0.8, 0.97)],
         contra=[
             _WAITS,
@@ -279,9 +282,9 @@ SIGNATURES: Sequence[Signature] = (
             ]
         ],
     ),
-    # Kernels run on all ranks and nothing is exchanged: forward passes. Training exchanges gradients.
     Signature(
         "phase.evaluation",
+        why="Kernels run on all ranks and nothing is exchanged: training exchanges gradients.",
         any_of=[
             [
                 Ramp("evaluation in the loop", "s_eval", 0.05, 0.3),
@@ -299,11 +302,13 @@ SIGNATURES: Sequence[Signature] = (
     ),
     Signature(
         "idle.startup",
+        why="A young job without a kernel so far imports, loads weights or compiles.",
         need=[_NO_KERNEL, Ramp("job younger than 20 min", 1 - pl.col("j_age") / 1200, 0.0, 0.05)],
         contra=[Ramp("it has been busy in this job before", "begun", 0.1, 0.3)],
     ),
     Signature(
         "idle.held",
+        why="Nothing runs on the GPU for minutes, and the job uses no CPU, reads and serves nothing.",
         need=[_NO_KERNEL],
         contra=[
             Ramp(
@@ -318,9 +323,9 @@ SIGNATURES: Sequence[Signature] = (
             Ramp("a loop reports steps", "s_compute", 0.0, 0.1),
         ],
     ),
-    # Requests wait or are put back because their context has no room.
     Signature(
         "serve.kv_full",
+        why="Requests wait or are put back because their context has no room.",
         need=[Ramp("requests waiting", "v_waiting", 0, 2)],
         any_of=[
             [Ramp("KV cache in use", "v_kv", 0.8, 0.92), Ramp("preemptions, 1/s", "v_preemptions", 0, 0.2)]
@@ -329,6 +334,7 @@ SIGNATURES: Sequence[Signature] = (
     ),
     Signature(
         "serve.no_traffic",
+        why="The server itself says that it has nothing to do.",
         need=[
             Ramp(
                 "no request running, waiting or finished",
@@ -340,6 +346,7 @@ SIGNATURES: Sequence[Signature] = (
     ),
     Signature(
         "serve.low_load",
+        why="The server has requests, none waits, and the GPU rests between them: there are too few.",
         need=[
             Ramp(
                 "requests running, waiting or finished",
@@ -350,9 +357,9 @@ SIGNATURES: Sequence[Signature] = (
         ],
         contra=[Ramp("KV cache in use", "v_kv", 0.8, 0.92), Ramp("requests waiting", "v_waiting", 1, 4)],
     ),
-    # Broken links slow every collective; a GPU that went missing stops them all.
     Signature(
         "hardware.fault",
+        why="Broken links slow every collective; a GPU that went missing stops them all.",
         any_of=[
             [
                 Ramp("the job stands still since an XID or an uncorrectable error", "fault", 0.0, 1.0),
@@ -372,17 +379,17 @@ SIGNATURES: Sequence[Signature] = (
 
 #: Booked by what the device itself counts, not by a share of the rest.
 CERTAIN: Sequence[Signature] = (
-    # Heat and a brake are never normal; what they took is in the clock.
     Signature(
         "throttle.thermal",
+        why="Heat and a brake are never normal; what they took is in the clock.",
         need=[
             Ramp("slowed by heat, s/s", "t_thermal", 0.0, 0.02),
             Ramp("clock below its own or its peers', share", "clock_short", 0.01, 0.04),
         ],
     ),
-    # A cap at full load lowers every clock a little; a clock far below what it was under load does not.
     Signature(
         "throttle.power",
+        why="A cap at full load lowers a clock a little; far below what it was under load is more.",
         need=[
             Ramp("slowed by the power cap or a brake, s/s", "t_power", 0.01, 0.2),
             Ramp("clock below its own or its peers', share", "clock_short", 0.05, 0.1),
@@ -394,7 +401,7 @@ CERTAIN: Sequence[Signature] = (
 #: What a straggler needs that is not the victim's own waiting: the job's ranks fall in two groups.
 LATE = Signature(
     "straggler",
-    next(s.need for s in SIGNATURES if s.cause == "straggler")[1:],
+    need=next(s.need for s in SIGNATURES if s.cause == "straggler")[1:],
     contra=next(s.contra for s in SIGNATURES if s.cause == "straggler"),
 )
 

@@ -3,7 +3,7 @@
 1. What throttling took, and a job that stands still after a fault, is certain. 2. Where the loop timed its
 own parts, each (data, copies, peers, checkpoints, evaluation) takes the seconds by which it exceeds the job's
 best windows, at most the loss. 3. Within each part, and for what no part explains, the inferred causes share
-by score squared, with `unknown` taking part with max(0.15, 1 - best score). Shares sum exactly to the loss.
+by score squared, with `unknown` taking part with max(0.1, 1 - best score). Shares sum exactly to the loss.
 """
 
 from __future__ import annotations
@@ -55,10 +55,23 @@ _UNTIMED = (
 )
 #: Every cause that a loss can be booked to.
 CAUSES_SPLIT = (*_INFERRED, UNKNOWN, INSUFFICIENT)
+#: One feature of each table that could tell why.
+_AROUND = (
+    "h_cpus",
+    "psi_io",
+    "j_cpu_used",
+    "d_outstanding",
+    "m_outstanding",
+    "p_bps",
+    "s_compute",
+    "v_running",
+)
 #: Share of a loss from which the loop's own times are taken to be all of it.
 NEARLY = 0.75
 #: Score from which a slow rank is charged with its own slowness.
 SURE = 0.6
+#: What `unknown` weighs beside the surest of causes.
+DOUBT = 0.1
 #: A part this small says nothing.
 _LEAST_PART = 0.02
 
@@ -83,7 +96,7 @@ def scored(windows: pl.DataFrame, stretch: float = 1.0) -> pl.DataFrame:
 
 def _late(stretch: float) -> pl.Expr:
     """How sure it is that this rank is the one for which the others wait: as a victim, but early."""
-    same = Signature("_late", LATE.need, contra=LATE.contra)
+    same = Signature("_late", need=LATE.need, contra=LATE.contra)
     early = (pl.col("waits") < pl.col("g_middle")).fill_null(False)
     return score(same, stretch) * early
 
@@ -136,7 +149,10 @@ def amounts(windows: pl.DataFrame) -> pl.DataFrame:
     ).otherwise(0.0)
     columns["straggler"] = columns["straggler"] + slow
     columns["serve.kv_full"] = columns["serve.kv_full"] + again
-    columns[INSUFFICIENT] = pl.lit(0.0)
+    # Nothing but the GPU itself is measured: that is no mystery but a missing collector.
+    blind = pl.all_horizontal(pl.col(c).is_null() for c in _AROUND)
+    columns[INSUFFICIENT] = pl.when(blind).then(columns[UNKNOWN]).otherwise(0.0)
+    columns[UNKNOWN] = pl.when(blind).then(0.0).otherwise(columns[UNKNOWN])
     return windows.lazy().select(*(columns[c].alias(c) for c in CAUSES_SPLIT)).collect()
 
 
@@ -152,7 +168,7 @@ def shares(windows: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:
 
 def _divide(columns: dict[str, pl.Expr], amount: pl.Expr, causes: tuple[str, ...]) -> None:
     """Adds amount to the causes' columns, by score squared, and to unknown."""
-    unsure = pl.max_horizontal(pl.lit(0.15), 1 - pl.max_horizontal(*causes))
+    unsure = pl.max_horizontal(pl.lit(DOUBT), 1 - pl.max_horizontal(*causes))
     weights = {**{c: pl.col(c) ** 2 for c in causes}, UNKNOWN: unsure**2}
     total = sum(weights.values(), start=pl.lit(0.0))
     for cause, weight in weights.items():
