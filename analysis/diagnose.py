@@ -51,14 +51,16 @@ def diagnose(
     start: datetime | None = None,
     end: datetime | None = None,
     price: float | None = None,
+    stretch: float = 1.0,
 ) -> Diagnosis:
     """The answer for a range of tables (all of the catalog's, empty where there is no data).
 
     start, end: what was asked for; the data's own bounds when None. price: money for one GPU-hour.
+    stretch: multiplies all thresholds of the evidence, to see how much hangs on them.
     """
     step = native_step(tables)
     hosts = pressures(tables["host"], step).collect(engine="streaming")
-    state = State(step)
+    state = State(step, stretch)
     partials = [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
     if partials:
         rows, split, found = combine(partials, step, price)

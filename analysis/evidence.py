@@ -26,8 +26,15 @@ class Ramp:
     weight: float = 1.0
 
     def expr(self, stretch: float = 1.0) -> pl.Expr:
-        """Value 0..1, null where the feature is. stretch: multiplies both ends (sensitivity tests)."""
+        """Value 0..1, null where the feature is. stretch: moves both ends (sensitivity tests).
+
+        A share that ends near one has its distance to one multiplied, a yes or no stays, all else is scaled.
+        """
         lo, hi = self.lo * stretch, self.hi * stretch
+        if self.lo >= 0.5 and self.hi <= 1:
+            lo, hi = 1 - (1 - self.lo) * stretch, 1 - (1 - self.hi) * stretch
+        elif (self.lo, self.hi) == (0, 1):
+            lo, hi = self.lo, self.hi
         return ((self.value() - lo) / (hi - lo)).clip(0, 1)
 
     def value(self) -> pl.Expr:

@@ -298,7 +298,7 @@ SIGNATURES: Sequence[Signature] = (
                 ),
             ]
         ],
-        contra=[_SPIN, _STARVED, _WRITES],
+        contra=[_SPIN, Ramp("a GPU of the job without any kernel", "g_starves", 0.15, 0.4), _WRITES],
     ),
     Signature(
         "idle.startup",
