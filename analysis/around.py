@@ -87,7 +87,7 @@ def _own() -> list[pl.Expr]:
 
 
 def _with_events(rows: pl.DataFrame) -> pl.DataFrame:
-    xid = (pl.col("xid_errors") > 0) & ~pl.col("xid_last").is_in(_USER_XIDS)
+    xid = (pl.col("xid_errors") > 0) & ~pl.col("xid_last").is_in(_USER_XIDS).fill_null(False)
     event = xid.fill_null(False) | (pl.col("ecc_uncorrected") > 0).fill_null(False)
     return rows.with_columns(
         event.any().over(_WHO).cast(pl.Float64).alias("fault_event"),
@@ -128,6 +128,11 @@ def _remembered() -> list[pl.Expr]:
         # How long this rank waits for others, by the device or by the loop.
         pl.coalesce("waits_lately", "comm_lately").alias("waits"),
     ]
+
+
+def _blocked(read: str) -> pl.Expr:
+    """At least one read outstanding, by I/O pressure, where bytes move and nothing times the reads."""
+    return pl.when(pl.col(read) > 1e6).then("psi_io")
 
 
 def _with_group(rows: pl.DataFrame) -> pl.DataFrame:
@@ -175,8 +180,12 @@ def _with_group(rows: pl.DataFrame) -> pl.DataFrame:
         .join(group, on=_WHO, how="left", maintain_order="left")
         .join(on_host, on=["host", "ts"], how="left", maintain_order="left")
         .with_columns(
-            (pl.col(f"{kind}_outstanding") / starving).alias(f"{kind}_explains")
-            for kind in ("m", "m_meta", "d")
+            (pl.coalesce(f"{kind}_outstanding", blocked) / starving).alias(f"{kind}_explains")
+            for kind, blocked in (
+                ("m", _blocked("m_read")),
+                ("m_meta", pl.lit(None)),
+                ("d", _blocked("d_read")),
+            )
         )
         .with_columns((pl.col("g_wait_now") - pl.col("waits_now")).clip(0, 1).alias("late_by"))
         .collect()

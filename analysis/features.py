@@ -118,6 +118,11 @@ def _rate(column: str) -> pl.Expr:
     return pl.col(column) / pl.col("dt")
 
 
+def _sum(column: str) -> pl.Expr:
+    """A sum that is null where nothing was measured."""
+    return pl.when(pl.col(column).is_not_null().any()).then(pl.col(column).sum())
+
+
 def _host(host: pl.DataFrame) -> pl.DataFrame:
     return host.select(
         "host",
@@ -146,14 +151,18 @@ def _disks(disk: pl.DataFrame, track: Track) -> pl.DataFrame:
     return each.group_by("host", "ts").agg(
         d_util=pl.col("util").max(),
         d_write=pl.col("write_bps").sum(),
+        d_read=_rate("read_bytes").sum(),
         d_ratio=pl.col("ratio").max(),
-        d_outstanding=pl.col("outstanding").sum(),
+        d_outstanding=_sum("outstanding"),
         d_device=pl.col("device").sort_by("outstanding", descending=True, nulls_last=True).first(),
     )
 
 
 def _mounts(mount: pl.DataFrame, track: Track) -> pl.DataFrame:
     each = mount.with_columns(
+        read_exec_seconds=pl.coalesce("read_exec_seconds", "read_rtt_seconds"),
+        metadata_exec_seconds=pl.coalesce("metadata_exec_seconds", "metadata_rtt_seconds"),
+    ).with_columns(
         outstanding=_rate("read_exec_seconds"),
         meta_outstanding=_rate("metadata_exec_seconds"),
         rtt=pl.when(pl.col("reads") >= 5).then(pl.col("read_rtt_seconds") / pl.col("reads")),
@@ -281,4 +290,5 @@ def _servers(server: pl.DataFrame) -> pl.DataFrame:
 
 def _arrays(array: pl.DataFrame) -> pl.DataFrame:
     """What a storage array says of its own reads, by the name its clients know."""
-    return array.group_by("array", "ts").agg(a_latency=pl.col("read_latency_seconds").max())
+    named = array.with_columns(pl.col("array").str.split(":").list.first())
+    return named.group_by("array", "ts").agg(a_latency=pl.col("read_latency_seconds").max())

@@ -76,6 +76,10 @@ def gpu_windows(gpu: pl.DataFrame) -> pl.DataFrame:
         | (pl.col("processes") > 0)
         | (pl.col("processes").is_null() & (pl.col("memory_used_bytes") > 2e9))
     ).fill_null(False)
+    # Where nothing at all tells who holds it, whoever keeps it busy does.
+    silent = pl.all_horizontal(pl.col("allocated", "job", "processes", "memory_used_bytes").is_null())
+    held = held | (silent & (pl.max_horizontal("active_seconds", "sm_active_seconds") / observed >= RUNNING))
+    held = held.fill_null(False)
     return (
         gpu.with_columns(*fractions, held.alias("held"))
         # Where only SM activity is measured, a kernel is resident at least as long.

@@ -21,9 +21,8 @@ def with_ranks(
     first = gpu.group_by("host", "gpu").agg(pl.col("ts").min().alias("_first"))
     seen = pl.concat([seen, first]).group_by("host", "gpu", maintain_order=True).agg(pl.col("_first").min())
     known = pl.col("_first") <= pl.col("ts")
-    named = step.join(seen, on=["host", "gpu"], how="left", maintain_order="left").with_columns(
-        known.fill_null(False).alias("_known")
-    )
+    named = _by_rank(step, gpu).join(seen, on=["host", "gpu"], how="left", maintain_order="left")
+    named = named.with_columns(known.fill_null(False).alias("_known"))
     named = named.with_columns(
         pl.when("_known").then("gpu").otherwise(pl.format("rank:{}", "rank")).alias("gpu")
     )
@@ -39,3 +38,22 @@ def with_ranks(
         pl.col("compute_seconds").alias("active_seconds"),
     )
     return pl.concat([gpu, rows], how="diagonal"), named.drop("_known", "_first"), seen
+
+
+def _by_rank(step: pl.DataFrame, gpu: pl.DataFrame) -> pl.DataFrame:
+    """step with the GPU that holds the same rank of the job, where the loop does not say which it uses.
+
+    A loop whose host reports GPUs of its job, but none with its rank, is left out: it is one of them.
+    """
+    held = gpu.filter(pl.col("job").is_not_null())
+    ranked = held.select("host", "job", "rank", "ts", pl.col("gpu").alias("_gpu")).drop_nulls()
+    told = step.join(
+        ranked.unique(["host", "job", "rank", "ts"], keep="first", maintain_order=True),
+        on=["host", "job", "rank", "ts"],
+        how="left",
+        maintain_order="left",
+    ).with_columns(pl.coalesce("gpu", "_gpu").alias("gpu"))
+    some = held.select("host", "job", "ts", pl.lit(True).alias("_some")).unique()
+    told = told.join(some, on=["host", "job", "ts"], how="left", maintain_order="left")
+    lost = pl.col("gpu").is_null() & pl.col("_some").fill_null(False)
+    return told.filter(~lost).drop("_gpu", "_some")

@@ -97,6 +97,12 @@ SIGNATURES: Sequence[Signature] = (
             [
                 Ramp("mount read time against its quiet tenth", "m_ratio", 1.3, 2.5),
                 Ramp("mount read time, s", "m_exec", 0.015, 0.05),
+                Ramp(
+                    "I/O pressure, where nothing times the reads",
+                    pl.when(pl.col("m_exec").is_null() & (pl.col("m_read") > 1e6)).then("psi_io"),
+                    0.2,
+                    0.5,
+                ),
                 Ramp("retransmissions", "m_retrans", 0.0005, 0.003),
             ]
         ],
@@ -221,6 +227,7 @@ SIGNATURES: Sequence[Signature] = (
     Signature(
         "fabric.collective",
         why="Everybody spins alike and bytes move: communication itself is what takes the time.",
+        need=[Ramp("ranks to compare", "g_size", 1, 2, 0.0)],
         any_of=[[_SPIN, _COMM]],
         contra=[
             Ramp("a throttled GPU in the job, s/s", "g_throttled", 0.02, 0.2),
