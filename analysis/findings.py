@@ -66,6 +66,9 @@ class Ledger:
         """Findings as the document has them, the costliest first. end: of the last window seen."""
         entries = _one_fabric(self.entries)
         found = _without_echoes([_finding(e, end, self.step, price) for e in entries])
+        for finding in found:
+            if finding["cause"] == "straggler":
+                _point_to_root(finding, found)
         return sorted(found, key=lambda f: -float(f["lost_gpu_seconds"]))
 
 
@@ -109,13 +112,32 @@ def _without_echoes(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     def echo(small: dict[str, Any], large: dict[str, Any]) -> bool:
         factor = 3.0 if small["cause"] in _SYMPTOMS and large["cause"] not in _SYMPTOMS else 10.0
-        together = (small["end"] is None or small["end"] >= large["start"]) and (
-            large["end"] is None or large["end"] >= small["start"]
-        )
+        together = _together(small, large)
         same = small["scope"]["job"] is not None and small["scope"]["job"] == large["scope"]["job"]
         return same and together and large["lost_gpu_seconds"] >= factor * small["lost_gpu_seconds"]
 
     return [f for f in found if f["cause"] in _CERTAIN or not any(echo(f, g) for g in found if g is not f)]
+
+
+def _together(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return (one["end"] is None or one["end"] >= other["start"]) and (
+        other["end"] is None or other["end"] >= one["start"]
+    )
+
+
+def _point_to_root(finding: dict[str, Any], found: Sequence[Mapping[str, Any]]) -> None:
+    """What makes the late host late, where that is a finding of its own: all its GPUs are the culprits."""
+    late = finding["culprits"]["hosts"]
+    for other in found:
+        scope = other["scope"]
+        same = scope["job"] == finding["scope"]["job"] and set(scope["hosts"]) <= set(late)
+        if other["cause"] in _SYMPTOMS or not same or not _together(finding, other):
+            continue
+        finding["culprits"] = {name: scope[name] for name in ("hosts", "gpus", "ranks")}
+        title = CAUSES[other["cause"]].title
+        step = f"Start with finding {other['id']} on {', '.join(late)}, which makes it late: {title}"
+        finding["next_steps"] = [step, *finding["next_steps"]]
+        return
 
 
 def _utc(moment: datetime) -> datetime:
@@ -194,13 +216,15 @@ def _evidence(
     signature = by_cause()[cause]
     told: list[dict[str, Any]] = []
     against: list[dict[str, Any]] = []
-    missing = []
+    ramps = [*signature.ramps, *signature.contra]
     count = len(signature.ramps)
-    for n, ramp in enumerate([*signature.ramps, *signature.contra]):
+    known = {ramp.signal for n, ramp in enumerate(ramps) if entry[f"c{n}"]}
+    # Of what can stand for each other, one measured signal is enough.
+    enough = {r.signal for group in signature.any_of if any(o.signal in known for o in group) for r in group}
+    missing = [r.signal for r in signature.ramps if r.signal not in known | enough]
+    for n, ramp in enumerate(ramps):
         measured = entry[f"c{n}"]
         if not measured:
-            if n < count:
-                missing.append(ramp.signal)
             continue
         value, level = float(f"{entry[f'v{n}'] / measured:.4g}"), float(entry[f"l{n}"]) / entry["struck"]
         told_ = {"signal": ramp.signal, "value": value, "expected": ramp.lo}

@@ -23,7 +23,7 @@ _WAITS = Ramp("data wait in the loop", "g_data", 0.03, 0.15, 2.0)
 #: Whoever lacks data has no kernel to run, or says so. In a synchronous job it is the slowest loader's rank
 #: that starves, and the others' queues fill up: who starves is the job's, why is this host's.
 _STARVES = Ramp(
-    "a rank of the job without kernels or waiting for data, of a minute", "g_starves", 0.03, 0.1, 0.5
+    "time in which a rank of the job has no kernel or waits for data", "g_starves", 0.03, 0.1, 0.5
 )
 _SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.03, 0.13)
 _COMM = Ramp("exposed communication beyond the best windows", "x_comm", 0.03, 0.1, 2.0)

@@ -66,6 +66,17 @@ def test_gpus_that_nobody_labels_are_held_by_whoever_keeps_them_busy() -> None:
     assert set(totals["by_cause"]) <= {"insufficient", "idle.held"}
 
 
+def test_a_host_that_is_late_for_a_reason_points_to_it() -> None:
+    made = simulate("straggler-host-storage", seed=31, gpus=16, duration=1200)
+    found = diagnose(tables(made.tables)).document["findings"]
+    (late,) = [f for f in found if f["cause"] == "straggler"]
+    (slow,) = [f for f in found if f["cause"] == "storage.remote"]
+    guilty = set(made.culprits["gpu"].drop_nulls())
+    assert set(late["culprits"]["gpus"]) == guilty == set(slow["scope"]["gpus"])
+    assert slow["id"] in late["next_steps"][0]
+    assert not guilty & set(late["scope"]["gpus"])
+
+
 def test_one_slow_filer_is_one_finding_that_says_where_reads_wait() -> None:
     found = diagnose(tables(simulate("shared-filer", seed=1, duration=2400).tables)).document["findings"]
     (slow,) = [f for f in found if f["cause"] == "storage.remote"]
