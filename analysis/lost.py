@@ -12,7 +12,7 @@ import polars as pl
 
 from wellfed.analysis.running import Quantile, Track
 
-__all__ = ["LOW_REFERENCE", "gpu_windows", "levels", "with_loss", "with_reference"]
+__all__ = ["LOW_REFERENCE", "draws", "gpu_windows", "levels", "with_loss", "with_reference", "with_spin"]
 
 #: A reference below this is no healthy level: the job's other GPUs, else DEFAULT, stand in for it.
 LOW_REFERENCE = 0.5
@@ -27,6 +27,10 @@ SPIN_SM = 0.12
 DRAM_BOUND = 0.6
 #: Below this a window says nothing about how busy the job can be.
 RUNNING = 0.05
+#: Share of its power limit that an idle GPU draws, and of the power above that, what a waiting one does.
+IDLE_DRAW, SPIN_DRAW = 0.12, 0.3
+#: Less waiting than this is the work's own change of power.
+LEAST_SPIN = 0.1
 #: Tensor activity of a prefill: large matrix products reach about half of the pipe.
 PREFILL_TENSOR = 0.5
 #: Differences from the best windows that sampling and whole steps in a window make by themselves.
@@ -43,6 +47,11 @@ _FRACTIONS = {
     "spin": "spin_seconds",
 }
 _SLOWED = ("throttle_thermal_seconds", "throttle_power_seconds", "throttle_brake_seconds")
+
+
+def draws() -> Track:
+    """What each GPU draws when this job keeps it busy."""
+    return Track(["job", "host", "gpu"], {"_full": ("_draw", Quantile(0.95, 0, 2000, 400, least=6))})
 
 
 def levels() -> Track:
@@ -93,6 +102,36 @@ def gpu_windows(gpu: pl.DataFrame) -> pl.DataFrame:
                 "useful"
             ),
         )
+    )
+
+
+def with_spin(windows: pl.DataFrame, servers: pl.DataFrame, track: Track) -> pl.DataFrame:
+    """windows with spin and useful by power, where SM activity is not measured and the clock is not slowed.
+
+    A kernel that waits in a collective draws about a third of what the job's work draws above idle, so
+    (active - draw / full draw) is two thirds of the share that it waits. Only for ranks of a job: a lone GPU
+    has no collective, and an inference server (servers: host, ts) draws what its traffic asks for.
+    """
+    watts = pl.coalesce(pl.col("energy_joules") / pl.col("dt"), "power_watts")
+    slowed = pl.sum_horizontal(pl.col(c).fill_null(0) for c in _SLOWED) >= 0.01 * pl.col("dt")
+    ranks = (
+        pl.col("job").is_not_null() & (pl.len().over("job", "ts") > 1) & ~pl.col("_serves").fill_null(False)
+    )
+    blind = ranks & pl.col("sm").is_null() & pl.col("spin").is_null() & ~slowed
+    serving = servers.select("host", "ts", pl.lit(True).alias("_serves")).unique()
+    marked = windows.join(serving, on=["host", "ts"], how="left", maintain_order="left")
+    known = track.run(
+        marked.with_columns(pl.when(blind & (pl.col("act") >= RUNNING)).then(watts).alias("_draw"))
+    )
+    idle = IDLE_DRAW * pl.coalesce("power_limit_watts", "_full")
+    drawn = ((watts - idle) / (pl.col("_full") - idle)).clip(0, 1)
+    spin = ((pl.col("act") - drawn) / (1 - SPIN_DRAW)).clip(0, 1)
+    spin = pl.min_horizontal(pl.when(spin >= LEAST_SPIN).then(spin).otherwise(0.0), "act")
+    found = pl.when(blind & (pl.col("_full") > 2 * idle)).then(spin)
+    return (
+        known.with_columns(pl.coalesce("spin", found).alias("spin"), found.alias("_guess"))
+        .with_columns((pl.col("useful") - pl.col("_guess").fill_null(0)).clip(0, 1).alias("useful"))
+        .drop("_draw", "_full", "_guess", "_serves")
     )
 
 

@@ -19,7 +19,7 @@ from wellfed.analysis.around import surrounded
 from wellfed.analysis.episodes import Debounce, pieces
 from wellfed.analysis.features import Baselines, on_hosts
 from wellfed.analysis.findings import Ledger
-from wellfed.analysis.lost import gpu_windows, levels, with_loss, with_reference
+from wellfed.analysis.lost import draws, gpu_windows, levels, with_loss, with_reference, with_spin
 from wellfed.analysis.ranks import with_ranks
 from wellfed.analysis.running import Track
 from wellfed.analysis.schema import TS, schema
@@ -53,6 +53,7 @@ class State:
     seen: pl.DataFrame = field(
         default_factory=lambda: pl.DataFrame(schema={"host": pl.String, "gpu": pl.String, "_first": TS})
     )
+    draws: Track = field(default_factory=draws)
     levels: Track = field(default_factory=levels)
     baselines: Baselines = field(default_factory=Baselines)
     debounce: Debounce = field(init=False)
@@ -127,7 +128,10 @@ def map_segment(tables: Mapping[str, pl.LazyFrame], state: State) -> Partial | N
     around = on_hosts(found, state.baselines)
     if gpu.is_empty():
         return None
-    base = with_loss(with_reference(gpu_windows(gpu), state.levels), around["server"])
+    base = with_loss(
+        with_reference(with_spin(gpu_windows(gpu), around["server"], state.draws), state.levels),
+        around["server"],
+    )
     rows = scored(surrounded(base, around, state.baselines), state.stretch)
     lost = by_cause(rows)
     held = state.debounce.held(rows, lost)
