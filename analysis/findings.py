@@ -25,6 +25,8 @@ __all__ = ["Ledger"]
 #: What follows from others, and what is never an echo.
 _SYMPTOMS = ("straggler", "fabric.collective", "unknown")
 _CERTAIN = ("hardware.fault", "throttle.thermal", "throttle.power", "pcie.degraded", "fabric.link")
+#: Families of causes that starve a loader.
+_INPUT = ("storage", "cpu")
 #: Minutes after which held but idle GPUs are a finding, a warning, critical.
 _IDLE = {"info": 5, "warning": 15, "critical": 60}
 #: Findings that ended longer ago than this are no longer kept by a live ledger.
@@ -111,12 +113,20 @@ def _without_echoes(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
 
     def echo(small: dict[str, Any], large: dict[str, Any]) -> bool:
-        factor = 3.0 if small["cause"] in _SYMPTOMS and large["cause"] not in _SYMPTOMS else 10.0
+        symptom = small["cause"] in _SYMPTOMS and large["cause"] not in _SYMPTOMS
+        factor = 3.0 if symptom else 10.0
+        # Ranks that lack data themselves take turns in being late.
+        if symptom and CAUSES[large["cause"]].family in _INPUT and _within(small, large):
+            factor = 1.0
         together = _together(small, large)
         same = small["scope"]["job"] is not None and small["scope"]["job"] == large["scope"]["job"]
         return same and together and large["lost_gpu_seconds"] >= factor * small["lost_gpu_seconds"]
 
     return [f for f in found if f["cause"] in _CERTAIN or not any(echo(f, g) for g in found if g is not f)]
+
+
+def _within(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return set(one["scope"]["gpus"]) <= set(other["scope"]["gpus"])
 
 
 def _together(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -131,6 +141,7 @@ def _point_to_root(finding: dict[str, Any], found: Sequence[Mapping[str, Any]]) 
     for other in found:
         scope = other["scope"]
         same = scope["job"] == finding["scope"]["job"] and set(scope["hosts"]) <= set(late)
+        same = same and not set(scope["gpus"]) & set(finding["scope"]["gpus"])
         if other["cause"] in _SYMPTOMS or not same or not _together(finding, other):
             continue
         finding["culprits"] = {name: scope[name] for name in ("hosts", "gpus", "ranks")}
