@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent packages clean
+.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-ui packages clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -60,6 +60,10 @@ gpu: $(BASE)
 # What the agent costs beside node_exporter on the same large node, in one run.
 bench-agent: $(DEV) packages
 	$(PY) bench/agent.py
+
+# What the pages cost at 1,024 and 10,240 GPUs.
+bench-ui: $(DEV) packages
+	$(PY) -m bench.ui
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score

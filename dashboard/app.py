@@ -1,4 +1,4 @@
-"""The Dash app: routes, live updates, headers. Pages are in pages/, data comes from a Source.
+"""The Dash app: callbacks, routes, headers. Pages are in pages/, data comes from a Source.
 
 Every callback is async and does its work on a thread: a blocking callback would block the event loop.
 """
@@ -10,30 +10,37 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
-from dash import ClientsideFunction, Dash, Input, Output, State, clientside_callback, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, clientside_callback, html, no_update
+from dash.exceptions import PreventUpdate
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wellfed.dashboard.data import Source, parse_range
-from wellfed.dashboard.pages import findings, fleet, gpu, host, jobs, telemetry
-from wellfed.dashboard.parts import Component, card, shell
+from wellfed.dashboard.data import Source
+from wellfed.dashboard.exports import export
+from wellfed.dashboard.frame import banner, facts, frame, hits, navigation, pick
+from wellfed.dashboard.ranges import parse_range
+from wellfed.dashboard.registry import parse
+from wellfed.dashboard.search import find
+from wellfed.dashboard.theme import DARK, SKINS
+from wellfed.dashboard.view import Component, Page, View
 
-__all__ = ["create_app", "page"]
+__all__ = ["create_app", "page", "view_of"]
 
 log = logging.getLogger("wellfed.dashboard")
-
-#: Milliseconds between live updates; a window is ten seconds.
-INTERVAL = 2_500
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
   <head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}</head>
   <body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
 </html>"""
+
+_FAILED = (
+    "This page could not be brought up to date; what you see is from before. The log of the hub says why."
+)
 
 
 def create_app(source: Source) -> Dash:
@@ -49,78 +56,134 @@ def create_app(source: Source) -> Dash:
         serve_locally=True,
         health_endpoint="healthz",
     )
-    app.layout = html.Div(
-        [
-            dcc.Location(id="url", refresh="callback-nav"),
-            dcc.Interval(id="tick", interval=INTERVAL),
-            html.Div(html.Div("Loading …", className="loading"), id="page"),
-        ]
-    )
-
-    @app.callback(  # type: ignore[untyped-decorator]
-        Output("page", "children"),
-        Input("url", "pathname"),
-        Input("url", "search"),
-        Input("tick", "n_intervals"),
-    )
-    async def render(path: str | None, search: str | None, _: int | None) -> Component:
-        try:
-            return await asyncio.to_thread(page, source, path or "/", search or "")
-        except Exception:
-            # What the page showed stays; the log says what happened.
-            log.exception("page %s failed", path)
-            return no_update
-
-    clientside_callback(
-        ClientsideFunction("wellfed", "tip"),
-        Output("heat-tip", "children"),
-        Input("heat", "hoverData"),
-        State("heat-index", "data"),
-        prevent_initial_call=True,
-    )
-    clientside_callback(
-        ClientsideFunction("wellfed", "open"),
-        Output("url", "href"),
-        Input("heat", "clickData"),
-        State("heat-index", "data"),
-        State("url", "search"),
-        prevent_initial_call=True,
-    )
+    app.layout = frame(source.simulated)
+    _render(app, source)
+    _search(app, source)
+    _in_browser()
+    _exports(app.server, source)
     _harden(app.server)
     # Deep links serve no assets until Dash has registered its routes.
     app._setup_server()
     return app
 
 
-def page(source: Source, path: str, search: str) -> Component:
-    """The page of an address. An error of ours is shown in the page, the rest of it stays."""
+def view_of(source: Source, path: str, search: str, theme: str = "dark") -> View:
+    """What a page is made from, for an address. search: the query with or without its `?`."""
     query = dict(parse_qsl(search.lstrip("?")))
     wanted = parse_range(query.get("from"), query.get("to"), datetime.now(UTC))
-    answer = source.answer(wanted)
-    parts = [unquote(part) for part in path.strip("/").split("/")]
-    match parts:
-        case [""]:
-            crumbs, main = fleet.body(answer, query)
-        case ["gpu", name, device]:
-            crumbs, main = gpu.body(answer, query, name, device)
-        case ["hosts"]:
-            crumbs, main = host.hosts_body(answer, query)
-        case ["host", name]:
-            crumbs, main = host.body(answer, query, name)
-        case ["findings"]:
-            crumbs, main = findings.body(answer, query)
-        case ["findings", name]:
-            crumbs, main = findings.detail(answer, query, name)
-        case ["jobs"]:
-            crumbs, main = jobs.body(answer, query)
-        case ["job", name]:
-            crumbs, main = jobs.detail(answer, query, name)
-        case ["telemetry"]:
-            crumbs, main = telemetry.body(answer, query)
-        case _:
-            lost = html.P(["There is no page ", html.Code(path), "."], className="empty")
-            crumbs, main = [html.H1("Not found")], [card("Not found", lost)]
-    return shell(answer, path, query, crumbs, main, source.simulated)
+    return View(source.answer(wanted), path, query, SKINS.get(theme, DARK))
+
+
+def page(source: Source, path: str, search: str, theme: str = "dark") -> Page:
+    """The page of an address."""
+    return parse(path, view_of(source, path, search, theme))
+
+
+def _render(app: Dash, source: Source) -> None:
+    outputs = [Output(id_, "children") for id_ in ("main", "crumbs", "nav", "ranges", "banner")]
+
+    def render(path: str, search: str, theme: str, seen: object) -> tuple[Component, ...]:
+        view = view_of(source, path, search, theme)
+        key = [path, search, theme, view.answer.range.text, view.answer.revision]
+        if key == seen:
+            raise PreventUpdate
+        made = parse(path, view)
+        return (
+            list(made.main),
+            list(made.crumbs),
+            navigation(view),
+            pick(view),
+            banner(view),
+            facts(view),
+            key,
+        )
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        *outputs,
+        Output("facts", "data"),
+        Output("seen", "data"),
+        Input("url", "pathname"),
+        Input("url", "search"),
+        Input("theme", "data"),
+        Input("tick", "n_intervals"),
+        State("seen", "data"),
+    )
+    async def update(
+        path: str | None, search: str | None, theme: str | None, _: int | None, seen: object
+    ) -> tuple[Component, ...]:
+        if theme is None:
+            raise PreventUpdate
+        try:
+            return await asyncio.to_thread(render, path or "/", search or "", theme, seen)
+        except PreventUpdate:
+            raise
+        except Exception:
+            log.exception("page %s failed", path)
+            failed = html.Div(_FAILED, className="banner bad", role="alert")
+            return (*[no_update] * 4, failed, {"failed": True}, None)
+
+
+def _search(app: Dash, source: Source) -> None:
+    def look(words: str, search: str) -> list[Component]:
+        return hits(find(view_of(source, "/", search), words))
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("hits", "children"),
+        Input("search", "value"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    async def update(words: str | None, search: str | None) -> list[Component]:
+        if not (words or "").strip():
+            return []
+        return await asyncio.to_thread(look, words or "", search or "")
+
+
+def _in_browser() -> None:
+    """What needs no server: assets/app.js."""
+
+    def run(name: str, *what: Input | Output | State, first: bool = False) -> None:
+        clientside_callback(ClientsideFunction("wellfed", name), *what, prevent_initial_call=not first)
+
+    run("theme", Output("theme", "data"), Input("skin", "n_clicks"), first=True)
+    run("shown", Output("frame", "data-shown"), Input("facts", "data"), first=True)
+    run("leave", Output("frame", "data-at"), Input("url", "pathname"), Input("url", "search"), first=True)
+    run(
+        "live",
+        Output("tick", "disabled"),
+        Output("url", "search"),
+        Input("live", "n_clicks"),
+        State("url", "search"),
+    )
+    run("copy", Output("copy", "data-done"), Input("copy", "n_clicks"))
+    run("keys", Output("help", "data-open"), Input("keys", "n_clicks"), Input("help-close", "n_clicks"))
+    run(
+        "between",
+        Output("url", "search", allow_duplicate=True),
+        Input("apply", "n_clicks"),
+        State("from", "value"),
+        State("to", "value"),
+    )
+    run("tip", Output("heat-tip", "children"), Input("heat", "hoverData"))
+    run(
+        "open",
+        Output("url", "href"),
+        Input("heat", "clickData"),
+        State("url", "search"),
+    )
+
+
+def _exports(server: Any, source: Source) -> None:
+    @server.get("/export/{name}", include_in_schema=False)  # type: ignore[untyped-decorator]
+    async def download(name: str, request: Request) -> Response:
+        def make() -> Response:
+            made = export(name, view_of(source, "/efficiency", request.url.query))
+            if made is None:
+                return Response(f"there is no export {name}\n", 404, media_type="text/plain")
+            file = {"Content-Disposition": f'attachment; filename="{made.filename}"'}
+            return Response(made.body, media_type=made.media_type, headers=file)
+
+        return await asyncio.to_thread(make)
 
 
 def _harden(server: Any) -> None:
@@ -137,7 +200,7 @@ def _harden(server: Any) -> None:
     async def headers(request: Request, forward: RequestResponseEndpoint) -> Response:
         response = await forward(request)
         for name, value in _HEADERS.items():
-            response.headers[name] = value
+            response.headers.setdefault(name, value)
         return response
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-__all__ = ["MAX_POINTS", "Signals", "gather"]
+__all__ = ["MAX_POINTS", "Signals", "aligned", "gather"]
 
 MAX_POINTS = 1500
 
@@ -92,3 +92,13 @@ def _grid(frame: pl.DataFrame, step: float, points: int) -> Signals:
         if name != "at"
     }
     return Signals(whole["at"].cast(pl.Float64).to_numpy(), columns)
+
+
+def aligned(base: Signals, other: Signals) -> Signals:
+    """Other's columns on the base's grid."""
+    if not other.stamps.size or not base.stamps.size:
+        return Signals(base.stamps, {})
+    where = np.searchsorted(other.stamps, base.stamps)
+    inside = np.clip(where, 0, other.stamps.size - 1)
+    match = other.stamps[inside] == base.stamps
+    return Signals(base.stamps, {n: np.where(match, other[n][inside], np.nan) for n in other.names})

@@ -1,105 +1,113 @@
-"""Colours and number formats: one place, tested for three kinds of colour blindness with the palette.
+"""Colours: one place, tested for three kinds of colour blindness with the palette.
 
 A family's colour never stands alone: its two-letter code is always beside it. Productive time is quiet, so
-that loss stands out.
+that loss stands out. Markup takes its colours from assets/a-tokens.css; figures, which are drawn apart, take
+the same ones from a Skin. A test compares both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from wellfed.analysis.causes import CAUSES, FAMILIES
-
-__all__ = [
-    "FAMILY",
-    "INK",
-    "LINES",
-    "PRODUCTIVE",
-    "SURFACE",
-    "ago",
-    "code",
-    "colour",
-    "count",
-    "duration",
-    "mix",
-    "title",
-]
-
-SURFACE = "#151a23"
-GRID = "#1f2733"
-INK = "#e6ebf2"
-INK_2 = "#a3afbf"
-INK_3 = "#8391a5"
-PRODUCTIVE = "#2a3947"
-NO_DATA = "#1b212b"
-OTHER = "#9aa5b5"
-#: Signal lines are neutral: colour is for causes.
-LINES = ("#e3eaf3", "#7d93ad", "#51647c")
-
-#: Family -> colour on the dark surface. Families without one share OTHER.
-FAMILY: Mapping[str, str] = {
-    "storage": "#f8a812",
-    "cpu": "#628600",
-    "pcie": "#7c6697",
-    "network": "#2b86fc",
-    "straggler": "#6fe6d3",
-    "checkpoint": "#f2f0ac",
-    "throttle": "#8d675d",
-    "hardware": "#fc638c",
-    "idle": "#c1bafe",
-}
+__all__ = ["DARK", "LIGHT", "SKINS", "Skin", "mix"]
 
 
-def colour(family: str) -> str:
-    """The colour of a family."""
-    return FAMILY.get(family, OTHER)
+@dataclass(frozen=True, slots=True)
+class Skin:
+    """The colours of a theme.
+
+    lines: of signals, neutral, because colour is for causes. ramp: from little to much of one quantity.
+    families: family -> colour; the others share `other`.
+    """
+
+    name: str
+    surface: str
+    grid: str
+    ink: str
+    ink_2: str
+    ink_3: str
+    productive: str
+    no_data: str
+    cross: str
+    other: str
+    tip: str
+    tip_edge: str
+    spike: str
+    good: str
+    lines: Sequence[str]
+    ramp: Sequence[str]
+    families: Mapping[str, str]
+
+    def colour(self, family: str) -> str:
+        """The colour of a family."""
+        return self.families.get(family, self.other)
 
 
-def code(family: str) -> str:
-    """The two-letter code of a family."""
-    return FAMILIES[family].code if family in FAMILIES else "??"
+DARK = Skin(
+    name="dark",
+    surface="#151a23",
+    grid="#1f2733",
+    ink="#e6ebf2",
+    ink_2="#a3afbf",
+    ink_3="#8391a5",
+    productive="#2a3947",
+    no_data="#1b212b",
+    cross="#5d6b7e",
+    other="#9aa5b5",
+    tip="#1e2531",
+    tip_edge="#3a4558",
+    spike="#6b7a90",
+    good="#6fe6d3",
+    lines=("#e3eaf3", "#7d93ad", "#51647c"),
+    ramp=("#1d2937", "#234157", "#2d6078", "#4c8694", "#86ada6", "#cfd3b0", "#f7f3cf"),
+    families={
+        "storage": "#f8a812",
+        "cpu": "#628600",
+        "pcie": "#7c6697",
+        "network": "#2b86fc",
+        "straggler": "#6fe6d3",
+        "checkpoint": "#f2f0ac",
+        "throttle": "#8d675d",
+        "hardware": "#fc638c",
+        "idle": "#c1bafe",
+    },
+)
 
+LIGHT = Skin(
+    name="light",
+    surface="#ffffff",
+    grid="#e6eaf0",
+    ink="#141a24",
+    ink_2="#465366",
+    ink_3="#5b687b",
+    productive="#dbe3ea",
+    no_data="#f1f3f6",
+    cross="#8a96a8",
+    other="#6b7687",
+    tip="#ffffff",
+    tip_edge="#b9c4d2",
+    spike="#8693a7",
+    good="#02717b",
+    lines=("#1f2937", "#64788f", "#9aabbf"),
+    ramp=("#eef3f7", "#d3e2e8", "#a9cad3", "#72a7b4", "#43808f", "#255a69", "#123844"),
+    families={
+        "storage": "#d6802c",
+        "cpu": "#144a01",
+        "pcie": "#946dab",
+        "network": "#3186f2",
+        "straggler": "#02717b",
+        "checkpoint": "#7f6d1e",
+        "throttle": "#7b4e3d",
+        "hardware": "#e54365",
+        "idle": "#43309a",
+    },
+)
 
-def title(cause: str) -> str:
-    """What a cause is called."""
-    return CAUSES[cause].title if cause in CAUSES else cause
-
-
-def family(cause: str) -> str:
-    """The family of a cause."""
-    return CAUSES[cause].family if cause in CAUSES else "unknown"
+SKINS: Mapping[str, Skin] = {skin.name: skin for skin in (DARK, LIGHT)}
 
 
 def mix(one: str, two: str, share: float) -> str:
     """A colour between two, share of the way from one to two."""
     pairs = ((int(one[i : i + 2], 16), int(two[i : i + 2], 16)) for i in (1, 3, 5))
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
-
-
-def count(value: float, digits: int = 3) -> str:
-    """`1,234`, `12.3`, `0.04`: as many digits as carry meaning."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    if whole < 86400:
-        hours, minutes = divmod(whole // 60, 60)
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(whole // 3600, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
-
-
-def ago(moment: datetime, now: datetime) -> str:
-    """How long ago, as `duration`."""
-    return duration(max(0.0, (now - moment).total_seconds()))

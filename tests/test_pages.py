@@ -5,197 +5,236 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from urllib.parse import quote
+import re
+from collections.abc import Callable
+from pathlib import Path
 
+import dashboards
 import numpy as np
 import plotly
-import polars as pl
 import pytest
+from dashboards import EVIL, Fixed
 
-from wellfed.analysis.diagnose import Diagnosis, diagnose
-from wellfed.analysis.scenarios import fleet
-from wellfed.analysis.schema import schema
-from wellfed.collectors.catalog import TABLES
-from wellfed.dashboard import app, figures
-from wellfed.dashboard.data import Answer, Range, parse_range
-from wellfed.dashboard.pages.fleet import grid
-from wellfed.dashboard.series import gather
+from wellfed.dashboard import app, exports
+from wellfed.dashboard.pages import inference
+from wellfed.dashboard.registry import PAGES
+from wellfed.dashboard.search import find
+from wellfed.dashboard.theme import SKINS
+from wellfed.dashboard.waterfall import waterfall
+from wellfed.dashboard.words import amount, count, hours, money, share
 
-NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
-EVIL = "<img src=x onerror=alert(1)>"
-
-
-class Fixed:
-    """A source with one answer."""
-
-    price = 2.5
-    simulated = True
-
-    def __init__(self, tables: dict[str, pl.LazyFrame], diagnosis: Diagnosis) -> None:
-        self.tables = tables
-        self.diagnosis = diagnosis
-
-    def answer(self, wanted: Range) -> Answer:
-        last = self.tables["host"].select(pl.col("ts").max()).collect().item()
-        return Answer(
-            Range("1h", NOW - timedelta(hours=1), NOW, True), self.tables, self.diagnosis, last, NOW
-        )
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def source() -> Fixed:
-    made = fleet(seed=3, gpus=80, duration=900, end=NOW)
-    tables = {name: frame.lazy() for name, frame in made.tables.items()}
-    job = made.tables["gpu"]["job"].drop_nulls()[0]
-    tables["gpu"] = tables["gpu"].with_columns(pl.col("job").replace(job, EVIL))
-    tables["job"] = tables["job"].with_columns(
-        pl.when(pl.col("job") == job).then(pl.lit(EVIL)).otherwise("name").alias("name"),
-        pl.col("job").replace(job, EVIL),
-    )
-    return Fixed(tables, diagnose(tables, price=2.5))
+    return dashboards.simulated_fleet()
 
 
 @pytest.fixture(scope="module")
 def nothing() -> Fixed:
-    tables = {name: pl.LazyFrame(schema=schema(table)) for name, table in TABLES.items()}
-    return Fixed(tables, diagnose(tables))
+    return dashboards.no_data()
 
 
-def rendered(source: Fixed, path: str, search: str = "") -> str:
-    return json.dumps(app.page(source, path, search), cls=plotly.utils.PlotlyJSONEncoder)
+def rendered(source: Fixed, path: str, search: str = "", theme: str = "dark") -> str:
+    page = app.page(source, path, search, theme)
+    return json.dumps([*page.crumbs, *page.main], cls=plotly.utils.PlotlyJSONEncoder)
 
 
-def paths(source: Fixed) -> Iterator[str]:
-    yield from (
-        "/",
-        "/findings",
-        "/jobs",
-        "/hosts",
-        "/telemetry",
-        "/nonsense",
-        "/host/nobody",
-        "/gpu/nobody/0",
-        "/job/none",
-    )
-    document = source.diagnosis.document
-    for gpu in document["gpus"][:2]:
-        yield f"/gpu/{gpu['host']}/{gpu['index']}"
-        yield f"/gpu/{gpu['host']}/{gpu['gpu']}"
-        yield f"/host/{gpu['host']}"
-    for finding in document["findings"]:
-        yield f"/findings/{finding['id']}"
-    for job in document["jobs"]:
-        yield f"/job/{quote(job['job'], safe='')}"
+def nodes(tree: object, kind: type) -> list[object]:
+    """All values of a kind in a rendered page."""
+    inside = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return ([tree] if isinstance(tree, kind) else []) + [n for part in inside for n in nodes(part, kind)]
 
 
-def test_every_page_renders_and_says_that_it_is_simulated(source: Fixed) -> None:
-    seen = list(paths(source))
-    assert len(seen) > 20
+def texts(tree: object) -> str:
+    return " ".join(str(text) for text in nodes(tree, str))
+
+
+def test_every_page_renders_with_one_heading_and_one_verdict_in_both_themes(source: Fixed) -> None:
+    seen = list(dashboards.paths(source))
+    assert len(seen) > 30
     for path in seen:
-        text = rendered(source, path)
-        assert "SIMULATED DATA" in text, path
-        assert '"H1"' in text, path
+        for theme in SKINS:
+            text = rendered(source, path, theme=theme)
+            assert text.count('"H1"') == 1, path
+            assert text.count('"id": "verdict"') == 1, path
 
 
-def test_every_page_renders_over_nothing(nothing: Fixed) -> None:
-    for path in paths(nothing):
+def test_every_page_renders_over_nothing_and_names_the_next_command(nothing: Fixed) -> None:
+    for path in dashboards.paths(nothing):
         assert rendered(nothing, path)
-    assert "wellfed up" in rendered(nothing, "/")
+    for path in ("/", "/storage", "/pipeline", "/hosts", "/telemetry"):
+        assert re.search(r"wellfed (up|agent)", rendered(nothing, path)), path
 
 
 def test_a_name_that_is_markup_stays_text(source: Fixed) -> None:
-    def raw(node: object) -> list[str]:
-        if isinstance(node, dict):
-            found = [k for k in node if k in ("dangerouslySetInnerHTML", "dangerously_allow_html")]
-            return found + [x for v in node.values() for x in raw(v)]
-        return [x for v in node for x in raw(v)] if isinstance(node, list) else []
+    for path in dashboards.paths(source):
+        page = json.loads(rendered(source, path))
+        keys = [key for node in nodes(page, dict) for key in node]  # type: ignore[attr-defined]
+        assert not {"dangerouslySetInnerHTML", "dangerously_allow_html"} & set(keys)
+        # Plotly reads markup in what it draws, so names reach it escaped.
+        figures = [n["figure"] for n in nodes(page, dict) if "figure" in n]  # type: ignore[index,operator]
+        assert "<img" not in json.dumps(figures), path
+    assert EVIL in nodes(json.loads(rendered(source, "/jobs")), str)
 
-    def texts(node: object) -> list[str]:
-        if isinstance(node, dict):
-            return [x for v in node.values() for x in texts(v)]
-        return [x for v in node for x in texts(v)] if isinstance(node, list) else [str(node)]
 
-    page = json.loads(rendered(source, "/jobs"))
-    assert EVIL in texts(page)
-    assert raw(page) == []
+def test_the_report_has_no_markup_of_others_and_nothing_from_elsewhere(source: Fixed) -> None:
+    view = app.view_of(source, "/efficiency", "")
+    for name in exports.EXPORTS:
+        made = exports.export(name, view)
+        assert made is not None
+        assert made.body
+    report = exports.EXPORTS["report.html"](view).body.decode()
+    assert "<img" not in report
+    assert "&lt;img src=x" in report
+    assert not re.search(r"<[^>]*(src|href)=|url\(|<script", report)
+    assert exports.export("nonsense", view) is None
+
+
+def test_the_csv_adds_up_to_the_document(source: Fixed) -> None:
+    import csv
+    import io
+
+    text = exports.EXPORTS["efficiency.csv"](app.view_of(source, "/efficiency", "")).body.decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    totals = source.diagnosis.document["totals"]
+    for by in ("team", "user", "job", "cause"):
+        lost = sum(float(r["gpu_hours_lost"]) for r in rows if r["by"] == by)
+        assert lost == pytest.approx(totals["lost_seconds"] / 3600, abs=0.01)
+    energy = sum(float(r["kwh"]) for r in rows if r["by"] == "team")
+    assert energy == pytest.approx(totals["joules"] / 3.6e6, rel=0.01)
+
+
+def test_a_spreadsheet_takes_no_name_for_a_formula() -> None:
+    assert exports._harmless("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert exports._harmless("llama-70b") == "llama-70b"
 
 
 def test_the_numbers_of_the_page_are_those_of_the_document(source: Fixed) -> None:
     totals = source.diagnosis.document["totals"]
-    text = rendered(source, "/")
+    text = texts(json.loads(rendered(source, "/")))
     assert f"{100 * totals['au']:.1f}" in text
     assert f"{totals['au']:.0%} of GPU time was productive" in text
+    for path in ("/", "/efficiency"):
+        assert hours(totals["lost_seconds"]) in texts(json.loads(rendered(source, path))), path
 
 
 def test_callbacks_are_async_so_that_none_blocks_the_loop(source: Fixed) -> None:
     made = app.create_app(source)
     server_side = [c for c in made.callback_map.values() if "callback" in c]
-    assert server_side
+    assert len(server_side) == 2
     for entry in server_side:
         function: Callable[..., object] = inspect.unwrap(entry["callback"])
         assert asyncio.iscoroutinefunction(function)
 
 
+def test_keys_addresses_and_icons_of_pages_are_distinct() -> None:
+    css = (ROOT / "dashboard/assets/icons.css").read_text()
+    for part in ("path", "name", "key", "icon"):
+        assert len({getattr(page, part) for page in PAGES}) == len(PAGES)
+    assert all(f".ic-{page.icon} " in css for page in PAGES)
+
+
+def test_the_documentation_names_every_page_with_its_key() -> None:
+    text = (ROOT / "docs/dashboard.md").read_text()
+    for page in PAGES:
+        assert f"{page.name} `{page.path}`" in text
+        assert f"`g {page.key}`" in text
+
+
+def test_links_keep_the_range_and_drop_what_belongs_to_another_page(source: Fixed) -> None:
+    view = app.view_of(source, "/findings", "?from=6h&sort=-lost&cause=cpu")
+    assert view.here(cause="") == "/findings?from=6h&sort=-lost"
+    assert view.here(from_="24h", to="") == "/findings?from=24h&sort=-lost&cause=cpu"
+    assert view.to("/jobs") == "/jobs?from=6h"
+
+
+def test_findings_are_filtered_and_sorted_as_the_address_says(source: Fixed) -> None:
+    findings = source.diagnosis.document["findings"]
+    cause = findings[0]["cause"]
+    page = json.loads(rendered(source, "/findings", f"?cause={cause}"))
+    links = [n["data-href"] for n in nodes(page, dict) if "data-href" in n]  # type: ignore[index,operator]
+    assert [link.split("?")[0] for link in links] == [
+        f"/findings/{f['id']}" for f in findings if f["cause"] == cause
+    ]
+    page = json.loads(rendered(source, "/findings", "?sort=lost"))
+    links = [n["data-href"] for n in nodes(page, dict) if "data-href" in n]  # type: ignore[index,operator]
+    cheapest = min(findings, key=lambda f: f["lost_gpu_seconds"])
+    assert links[0] == f"/findings/{cheapest['id']}"
+
+
+def test_search_finds_gpus_hosts_jobs_and_users(source: Fixed) -> None:
+    view = app.view_of(source, "/", "?from=6h")
+    gpu = source.diagnosis.document["gpus"][0]
+    kinds = {
+        hit.kind: hit for words in (gpu["gpu"], gpu["host"], "notebook", "bruno") for hit in find(view, words)
+    }
+    assert set(kinds) == {"GPU", "host", "job", "user"}
+    assert find(view, gpu["host"])[0].href == f"/host/{gpu['host']}?from=6h"
+    assert find(view, gpu["gpu"])[0].href == f"/gpu/{gpu['host']}/{gpu['index']}?from=6h"
+    assert find(view, "bruno")[0].href == "/jobs?from=6h&user=bruno"
+    assert find(view, "no such thing") == find(view, " ") == []
+
+
+def test_the_colours_of_figures_are_those_of_the_style_sheet() -> None:
+    css = (ROOT / "dashboard/assets/a-tokens.css").read_text()
+    for skin in SKINS.values():
+        block = re.search(rf'data-theme="{skin.name}"\] {{(.*?)}}', css, re.S)
+        assert block is not None
+        tokens = dict(re.findall(r"--([\w-]+): (#\w+);", block[1]))
+        expected = {
+            **skin.families,
+            "card": skin.surface,
+            "ink": skin.ink,
+            "ink-2": skin.ink_2,
+            "ink-3": skin.ink_3,
+        }
+        expected |= {"productive": skin.productive, "no-data": skin.no_data, "other": skin.other}
+        assert {name: tokens[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize(
-    ("start", "end", "text", "live"),
+    ("facts", "told"),
     [
-        (None, None, "1h", True),
-        ("6h", None, "6h", True),
-        ("6h", "x", "1h", True),
-        ("2026-01-01T00:00", "2026-01-01T06:00", "2026-01-01 00:00 – 2026-01-01 06:00", False),
-        ("2026-01-02T00:00", "2026-01-01T00:00", "1h", True),
-        ("<script>", None, "1h", True),
+        ((0.0, 0.0, 0.0, 0.0, 0, 0.0), "no traffic"),
+        ((2.0, 0.0, 0.01, 0.02, 0, 0.0), "too little load"),
+        ((80.0, 9.0, 0.3, 0.97, 0, 0.4), "KV cache"),
+        ((80.0, 0.0, 0.3, 0.5, 3, 0.0), "KV cache"),
+        ((250.0, 9.0, 0.98, 0.5, 0, 0.7), "batch size"),
+        ((40.0, 9.0, 0.2, 0.3, 0, 0.8), "prefill"),
+        ((120.0, 0.0, 0.5, 0.4, 0, 0.1), "decode"),
+        ((120.0, 0.0, None, None, 0, 0.1), "too little load"),
     ],
 )
-def test_ranges_of_the_url(start: str | None, end: str | None, text: str, live: bool) -> None:
-    found = parse_range(start, end, NOW)
-    assert (found.text, found.live) == (text, live)
-    assert found.start < found.end
+def test_what_limits_an_inference_server(facts: tuple[float, ...], told: str) -> None:
+    assert inference.limit(*facts) == told
 
 
-def test_cells_are_where_the_browser_looks_for_them() -> None:
-    gpus = [
-        (f"r{rack:02d}-n{node:02d}", str(i), f"GPU-{rack}-{node}-{i}")
-        for rack in range(5)
-        for node in range(3)
-        for i in range(8)
+def test_a_waterfall_ends_at_what_is_left(source: Fixed) -> None:
+    view = app.view_of(source, "/", "")
+    markup = waterfall(view, 3600.0, [("storage.remote", 900.0), ("unknown", 1.0)], "all", "left")
+    made = texts(json.loads(json.dumps(markup, cls=plotly.utils.PlotlyJSONEncoder)))
+    assert "0.25 h · 25 %" in made
+    assert "0.75 h · 75 %" in made
+    # Too little to be named, and too little to be told at all.
+    assert "Unknown" not in made
+
+
+def test_numbers_are_said_with_the_digits_that_mean_something() -> None:
+    assert [count(v) for v in (0, 12345.6, 12.34, 0.0421, 0.0002)] == [
+        "0",
+        "12,346",
+        "12.3",
+        "0.0421",
+        "<0.001",
     ]
-    state = {gpu: ("", 0.0) for _, _, gpu in gpus} | {"GPU-3-1-5": ("storage", 0.9)}
-    z, _, index = grid(gpus, state, ["storage"])
-    ((y, x),) = np.argwhere(z == 4)
-    block = index["blocks"][y // (index["tall"] + 2) * index["across"] + x // (index["wide"] + 1)]
-    host, cells = block[y % (index["tall"] + 2)]
-    assert (host, cells[x % (index["wide"] + 1)]) == ("r03-n01", "5")
-    assert (z != 255).sum() == len(gpus)
+    assert [money(v) for v in (None, 0.5, 1234.5)] == ["–", "$0.50", "$1,234"]
+    assert [share(v) for v in (None, float("nan"), 0, 0.0314, 0.7)] == ["–", "–", "0 %", "3.1 %", "70 %"]
+    assert [amount(v, "B/s") for v in (None, 1e-9, 12.0, 2.1e9)] == ["–", "0 B/s", "12 B/s", "2.1 GB/s"]
 
 
-def test_ten_thousand_gpus_are_a_small_picture() -> None:
-    gpus = [(f"r{n // 16:02d}-n{n % 16:02d}", str(i), f"GPU-{n}-{i}") for n in range(1280) for i in range(8)]
-    z, blocks, _ = grid(gpus, {gpu: ("", 0.0) for _, _, gpu in gpus}, [])
-    figure = figures.heat_map(z, [], blocks)
-    assert len(json.dumps(figure)) < 150_000
-    assert z.shape[0] * z.shape[1] < 2 * 10_240
-
-
-def test_rates_have_gaps_where_the_data_has() -> None:
-    seconds = [0, 10, 20, 80, 90, 100]
-    values = [0.0, 5.0, 10.0, 40.0, 20.0, 25.0]
-    frame = pl.LazyFrame(
-        {"ts": [NOW + timedelta(seconds=s) for s in seconds], "host": "n", "net_rx_bytes": values}
-    ).cast({"ts": pl.Datetime("ms", "UTC")})
-    found = gather(frame, ["net_rx_bytes"], [], 10.0)
-    rates = dict(
-        zip(((found.stamps - found.stamps[0]) / 1000).tolist(), found["net_rx_bytes"].tolist(), strict=True)
-    )
-    known = {s: r for s, r in rates.items() if not np.isnan(r)}
-    assert known == {10.0: 0.5, 20.0: 0.5, 100.0: 0.5}
-    assert len(rates) == 11
-    assert np.isnan(found["cpu_busy_seconds"]).all()
-
-
-def test_a_month_is_at_most_1500_points() -> None:
-    stamps = [NOW + timedelta(seconds=10 * i) for i in range(5000)]
-    frame = pl.LazyFrame({"ts": stamps, "host": "n", "load1": 1.0}).cast({"ts": pl.Datetime("ms", "UTC")})
-    assert gather(frame, [], ["load1"], 10.0).stamps.size <= 1501
+def test_markup_in_the_address_is_shown_as_text(source: Fixed) -> None:
+    page = json.loads(rendered(source, "/<script>alert(1)</script>"))
+    assert any("<script>" in str(text) for text in nodes(page, str))
+    assert np.isfinite(source.diagnosis.document["totals"]["au"])

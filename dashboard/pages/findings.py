@@ -2,97 +2,211 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
+import numpy as np
+import polars as pl
 from dash import dcc, html
 
-from wellfed.analysis.causes import CAUSES
+from wellfed.analysis.causes import CAUSES, FAMILIES
 from wellfed.dashboard.data import Answer
+from wellfed.dashboard.facts import gpus_by_host, step_for
+from wellfed.dashboard.figures import Array, stacked
 from wellfed.dashboard.parts import (
-    Component,
-    badge,
+    ROWS,
     card,
-    evidence,
-    findings_table,
-    link,
-    next_steps,
-    scope_text,
+    cause_label,
+    chips,
+    code_badge,
+    figures_row,
+    missing,
+    table,
+    time_plot,
+    verdict,
 )
-from wellfed.dashboard.theme import ago, count, family, title
+from wellfed.dashboard.told import evidence, findings_table, next_steps, pills, wanted
+from wellfed.dashboard.view import Component, Page, View, gpu_path, job_path
+from wellfed.dashboard.words import ago, duration, family, hours, money, scope_text, title
 
 __all__ = ["body", "detail"]
 
 
-def body(answer: Answer, query: Mapping[str, str]) -> tuple[list[Component], list[Component]]:
+def body(view: View) -> Page:
     """All findings of the range."""
-    findings = answer.diagnosis.document["findings"]
+    findings = view.document["findings"]
+    shown = wanted(view, findings)
     opened = sum(f["end"] is None for f in findings)
     worst = max(findings, key=lambda f: float(f["lost_gpu_seconds"]), default=None)
-    text = "Nothing waits longer than it should."
+    told: list[Component] = ["Nothing waits longer than it should."]
     if worst is not None:
-        hours = count(worst["lost_gpu_seconds"] / 3600)
-        text = (
-            f"{opened} open findings; {title(worst['cause']).lower()} costs most, {hours} GPU-hours so far."
-        )
-    return [html.H1("Findings")], [
-        html.P(text, className="vt", id="verdict"),
-        card(
-            "Findings",
-            findings_table(findings, query, answer.now),
-            sub="ranked by GPU-hours lost",
-            classes="pad0",
-        ),
+        told = [
+            html.B(f"{opened} open of {len(findings)} findings"),
+            f"; {title(worst['cause']).lower()} costs most: ",
+            f"{hours(worst['lost_gpu_seconds'])} GPU-hours so far.",
+        ]
+    more = f" · the first {ROWS} of {len(shown)}" if len(shown) > ROWS else ""
+    return Page(
+        [html.H1("Findings")],
+        [
+            verdict(*told),
+            card(
+                "Findings",
+                findings_table(view, shown, "No finding is like this in this range." if findings else ""),
+                sub=f"ranked by GPU-hours lost{more}",
+                right=html.Div(_filters(view, findings), className="seg"),
+                classes="pad0",
+            ),
+        ],
+    )
+
+
+def _filters(view: View, findings: list[Mapping[str, Any]]) -> list[Component]:
+    grades = Counter(f["severity"] for f in findings)
+    families = Counter(family(f["cause"]) for f in findings)
+    sev, cause = view.query.get("sev", ""), view.query.get("cause", "")
+    first = [(f"All {len(findings)}", view.here(sev="", cause="", job=""), not (sev or cause))]
+    first += [
+        (f"{word.capitalize()} {grades[word]}", view.here(sev="" if sev == word else word), sev == word)
+        for word in ("critical", "warning", "info")
+        if grades[word]
     ]
+    second = [
+        (
+            html.Span([code_badge(name), " ", str(families[name])]),
+            view.here(cause="" if cause == name else name),
+            cause in (name, *(c for c in CAUSES if family(c) == name)),
+        )
+        for name in FAMILIES
+        if families[name]
+    ]
+    return [chips(first, "Severity"), chips(second, "Cause")]
 
 
-def detail(answer: Answer, query: Mapping[str, str], name: str) -> tuple[list[Component], list[Component]]:
+def detail(view: View, name: str) -> Page:
     """One finding."""
-    crumbs: list[Component] = [dcc.Link("Findings", href=link("/findings", query)), html.Span("/")]
-    found = next((f for f in answer.diagnosis.document["findings"] if str(f["id"]) == name), None)
+    crumbs: list[Component] = [dcc.Link("Findings", href=view.to("/findings")), html.Span("/")]
+    found = next((f for f in view.document["findings"] if str(f["id"]) == name), None)
     if found is None:
         text = "This finding is not in the range shown. Choose a longer one."
-        return [*crumbs, html.H1("Finding")], [card("Not here", html.P(text, className="empty"))]
-    cause = found["cause"]
+        return Page([*crumbs, html.H1("Finding")], [missing("Not here", text)])
+    return Page(
+        [*crumbs, html.H1(title(found["cause"]))],
+        [
+            html.Div(
+                [
+                    html.Div([_lost(view, found), _where(view, found)], className="main nopad"),
+                    _panel(view, found),
+                ],
+                className="drill",
+            )
+        ],
+    )
+
+
+def _over_time(answer: Answer, id_: str) -> tuple[Array, Array, float]:
+    """Milliseconds of each bin and GPU-hours that the finding's GPUs lost to its cause in it."""
+    (found,) = (f for f in answer.diagnosis.document["findings"] if f["id"] == id_)
+    step = step_for(answer, 240)
+    every = timedelta(seconds=step)
+    rows = (
+        answer.diagnosis.shares.lazy()
+        .filter((pl.col("cause") == found["cause"]) & pl.col("gpu").is_in(found["scope"]["gpus"]))
+        .group_by(pl.col("ts").dt.truncate(every).alias("at"))
+        .agg(pl.col("lost_seconds").sum() / 3600)
+        .sort("at")
+        .collect(engine="streaming")
+    )
+    if rows.is_empty():
+        return np.array([]), np.array([]), step
+    rows = rows.upsample("at", every=every).with_columns(pl.col("lost_seconds").fill_null(0.0))
+    return rows["at"].dt.epoch("ms").to_numpy().astype(float), rows["lost_seconds"].to_numpy(), step
+
+
+def _lost(view: View, found: Mapping[str, Any]) -> Component:
+    stamps, lost, step = view.answer.once(_over_time, found["id"])
+    tone = view.skin.colour(family(found["cause"]))
+    figure = stacked(view.skin, stamps, [(title(found["cause"]), tone, lost)], "GPU-h")
+    summary = f"{hours(found['lost_gpu_seconds'])} GPU-hours lost, per {duration(step)}"
+    return card(
+        "GPU-hours lost to it",
+        time_plot("lost", figure, 240, summary),
+        sub=f"per {duration(step)} on the GPUs it touches",
+    )
+
+
+def _where(view: View, found: Mapping[str, Any]) -> Component:
+    scope, culprits = found["scope"], found["culprits"]
+    inside, guilty = set(scope["gpus"]), set(culprits["gpus"])
+    known = view.answer.once(gpus_by_host)
+    gpus = [g for host in scope["hosts"] for g in known.get(host, ()) if g["gpu"] in inside]
+    gpus.sort(key=lambda g: (g["gpu"] not in guilty, -float(g["by_cause"].get(found["cause"], 0.0))))
+    rows = [
+        (
+            dcc.Link(f"{g['host']} · {g['index'] or g['gpu']}", href=view.to(gpu_path(g["host"], g))),
+            "culprit" if g["gpu"] in guilty else "waits",
+            hours(g["by_cause"].get(found["cause"], 0.0)),
+            "–" if g["au"] is None else f"{g['au']:.0%}",
+        )
+        for g in gpus[:ROWS]
+    ]
+    more = f" · the first {ROWS} of {len(gpus)}" if len(gpus) > ROWS else ""
+    return card(
+        "GPUs",
+        table(
+            ("GPU", "Role", "GPU-h lost to it#", "Productive#"),
+            rows,
+            "No GPU is named.",
+            "GPUs of the finding",
+            hrefs=[view.to(gpu_path(g["host"], g)) for g in gpus[:ROWS]],
+        ),
+        sub=f"culprits first, then by what they lost{more}",
+        classes="pad0",
+    )
+
+
+def _panel(view: View, found: Mapping[str, Any]) -> Component:
+    cause, scope = found["cause"], found["scope"]
     since = datetime.fromisoformat(found["start"])
     ended = (
         "still open"
         if found["end"] is None
-        else f"ended {ago(datetime.fromisoformat(found['end']), answer.now)} ago"
+        else f"ended {ago(datetime.fromisoformat(found['end']), view.answer.now)} ago"
     )
-    missing = found["missing_signals"]
-    culprits = [f"{kind}: {', '.join(map(str, names))}" for kind, names in found["culprits"].items() if names]
+    culprits = [
+        f"{kind}: {', '.join(map(str, names[:8]))}" for kind, names in found["culprits"].items() if names
+    ]
     parts: list[Component] = [
-        html.Div(
-            [
-                badge(family(cause)),
-                html.Span(found["severity"], className=f"pill {found['severity']}"),
-                html.Span(f"confidence {found['confidence']:.2f}", className="pill"),
-            ],
-            className="vh",
+        html.Div([code_badge(family(cause)), *pills(found)], className="vh"),
+        verdict(
+            html.B(title(cause)),
+            f" on {scope_text(scope)} since {since:%Y-%m-%d %H:%M} UTC ",
+            f"({ago(since, view.answer.now)}), {ended}.",
         ),
-        html.P(
+        figures_row(
             [
-                html.B(title(cause)),
-                f" on {scope_text(found['scope'])} since {since:%Y-%m-%d %H:%M} UTC "
-                f"({ago(since, answer.now)}), {ended}.",
-            ],
-            className="vt",
-            id="verdict",
+                (hours(found["lost_gpu_seconds"]), "GPU-h lost"),
+                (money(found["cost"]), "cost" if found["cost"] is not None else "set --price"),
+                (f"{len(scope['gpus']):,}", "GPUs"),
+            ]
         ),
         html.P(CAUSES[cause].meaning if cause in CAUSES else ""),
-        html.P(
-            f"{count(found['lost_gpu_seconds'] / 3600)} GPU-hours lost"
-            + ("" if found["cost"] is None else f", ${count(found['cost'])}")
-            + "."
-        ),
-        html.H3("Evidence"),
+        html.H3("Evidence for and against"),
         evidence(found["evidence_for"], found["evidence_against"]),
         html.H3("Do next"),
         next_steps(cause, found["next_steps"]),
     ]
     if culprits:
-        parts += [html.H3("Culprits"), html.Ul([html.Li(text) for text in culprits])]
-    if missing:
-        parts += [html.H3("Would make it surer"), html.P(", ".join(missing))]
-    return [*crumbs, html.H1(title(cause))], [html.Section(parts, className="card verdict")]
+        parts += [html.H3("Culprits"), html.Ul([html.Li(text) for text in culprits], className="plain")]
+    if scope["job"]:
+        parts += [html.H3("Job"), html.P(dcc.Link(scope["job"], href=view.to(job_path(scope["job"]))))]
+    if found["missing_signals"]:
+        parts += [html.H3("Would make it surer"), html.P(", ".join(found["missing_signals"]))]
+    parts.append(
+        html.P(
+            ["Same cause elsewhere: ", dcc.Link(cause_label(cause), href=view.to("/findings", cause=cause))]
+        )
+    )
+    return html.Section(parts, className="card verdict")

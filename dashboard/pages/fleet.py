@@ -2,169 +2,137 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any
-
 import numpy as np
-import polars as pl
 from dash import dcc, html
 
-from wellfed.analysis.causes import FAMILIES
-from wellfed.dashboard.data import Answer
-from wellfed.dashboard.figures import heat_map, sparkline, stacked
-from wellfed.dashboard.pages.host import collectors, hosts_body, signals, verdict
-from wellfed.dashboard.parts import (
-    Component,
-    badge,
-    card,
-    cause_label,
-    findings_table,
-    graph,
-    kpi,
-    table,
-)
-from wellfed.dashboard.theme import FAMILY, PRODUCTIVE, colour, count, duration, family, title
+from wellfed.dashboard.facts import by_window, lost_over_time
+from wellfed.dashboard.figures import sparkline, stacked
+from wellfed.dashboard.pages import hosts
+from wellfed.dashboard.pages.rackmap import heat_card
+from wellfed.dashboard.parts import bar, card, cause_label, kpi, missing, time_plot, twin, verdict
+from wellfed.dashboard.told import findings_table, wanted
+from wellfed.dashboard.view import Component, Page, View
+from wellfed.dashboard.words import duration, family, hours, money, share, title
 
-__all__ = ["body", "grid"]
+__all__ = ["body"]
 
-#: A GPU is starved when it loses more than this share of a window (the MLPerf Storage bands).
-STARVED = 0.3
-_RACK = re.compile(r"^(.*?\d+)[-_.]")
+#: Causes in the ranking.
+_RANKED = 7
 
 
-def body(answer: Answer, query: Mapping[str, str]) -> tuple[list[Component], list[Component]]:
+def body(view: View) -> Page:
     """The page."""
     crumbs: list[Component] = [html.H1("Fleet")]
-    if not answer.diagnosis.document["gpus"]:
-        return crumbs, _without_gpu(answer, query)
-    document = answer.diagnosis.document
-    main: list[Component] = [html.P(_sentence(answer), className="vt", id="verdict"), _figures(answer)]
-    main.append(html.Div([_heat(answer), _causes(answer)], className="row2"))
-    opened = sum(f["end"] is None for f in document["findings"])
-    found = findings_table(document["findings"][:50], query, answer.now)
-    main.append(card("Findings", found, sub=f"{opened} open · ranked by GPU-hours lost", classes="pad0"))
-    return crumbs, main
-
-
-def _without_gpu(answer: Answer, query: Mapping[str, str]) -> list[Component]:
-    hosts = [h["host"] for h in answer.diagnosis.document["hosts"]]
-    if not hosts:
-        text = "No data in this range yet. The first window arrives 10 s after the agent starts: wellfed up"
-        return [card("Waiting for the first window", html.P(text, className="empty", id="verdict"))]
-    if len(hosts) > 1:
-        return [
-            html.P(
-                f"None of {len(hosts)} hosts has a GPU; these are their pressures.",
-                className="vt",
-                id="verdict",
+    if not view.document["gpus"]:
+        return Page(crumbs, _without_gpu(view))
+    findings = wanted(view, view.document["findings"])
+    opened = sum(f["end"] is None for f in findings)
+    return Page(
+        crumbs,
+        [
+            verdict(*_sentence(view)),
+            _figures(view),
+            html.Div([heat_card(view), _causes(view)], className="row2"),
+            card(
+                "Findings",
+                findings_table(view, findings[:50]),
+                sub=f"{opened} open · ranked by GPU-hours lost",
+                right=dcc.Link("All findings", href=view.to("/findings")),
+                classes="pad0",
             ),
-            *hosts_body(answer, query)[1],
-        ]
+        ],
+    )
+
+
+def _without_gpu(view: View) -> list[Component]:
+    known = [h["host"] for h in view.document["hosts"]]
+    if not known:
+        text = "No data in this range yet. The first window arrives 10 s after the agent starts:"
+        return [missing("Waiting for the first window", text, "wellfed up")]
+    if len(known) > 1:
+        text = f"None of {len(known)} hosts has a GPU; these are their pressures."
+        return [verdict(text), *hosts.body(view).main[1:]]
     return [
-        html.P(
-            [verdict(answer, hosts[0]), " See GPUs without having any: ", html.Code("wellfed demo")],
-            className="vt",
-            id="verdict",
-        ),
-        signals(answer, hosts[0]),
-        collectors(answer, hosts[0]),
+        verdict(hosts.sentence(view, known[0]), " See GPUs without having any: ", html.Code("wellfed demo")),
+        hosts.signals(view, known[0]),
+        hosts.collectors(view, known[0]),
     ]
 
 
-def _sentence(answer: Answer) -> list[Component]:
-    totals = answer.diagnosis.document["totals"]
+def _sentence(view: View) -> list[Component]:
+    totals = view.document["totals"]
     if totals["au"] is None:
-        return [
-            "GPUs report, but none has a measured activity: there is no verdict. Run ",
-            html.Code("wellfed doctor"),
-            ".",
-        ]
+        command = html.Code("wellfed doctor")
+        return ["GPUs report, but none has a measured activity: there is no verdict. Run ", command, "."]
     causes = sorted(totals["by_cause"].items(), key=lambda item: -item[1])
-    lead = f"{totals['au']:.0%} of GPU time was productive"
+    lead = html.B(f"{totals['au']:.0%} of GPU time was productive")
     if not causes or totals["lost_seconds"] < 0.02 * totals["covered_seconds"]:
-        return [html.B(lead), "; nothing worth naming was lost."]
+        return [lead, "; nothing worth naming was lost."]
     cause, seconds = causes[0]
-    share = seconds / totals["lost_seconds"]
+    part = seconds / totals["lost_seconds"]
+    named = html.B(title(cause).lower())
     return [
-        html.B(lead),
+        lead,
         "; of the rest, ",
-        html.B(title(cause).lower()),
-        f" cost most: {count(seconds / 3600)} GPU-hours, {share:.0%} of the loss.",
+        named,
+        f" cost most: {hours(seconds)} GPU-hours, {part:.0%} of the loss.",
     ]
 
 
-def _figures(answer: Answer) -> Component:
-    document, windows = answer.diagnosis.document, answer.diagnosis.windows
-    totals = document["totals"]
-    over = (
-        windows.group_by("ts")
-        .agg(
-            pl.col("covered_seconds").sum(),
-            pl.col("lost_seconds").sum(),
-            (pl.col("lost_seconds") > STARVED * pl.col("covered_seconds")).sum().alias("starved"),
-            pl.len().alias("gpus"),
-        )
-        .sort("ts")
-    )
-    covered = over["covered_seconds"].to_numpy()
+def _figures(view: View) -> Component:
+    totals, gpus, skin = view.document["totals"], len(view.document["gpus"]), view.skin
+    over = view.answer.once(by_window)
+    lost = over["lost_seconds"].to_numpy().astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        productive = 1 - over["lost_seconds"].to_numpy() / covered
-    last = over.tail(1)
-    starved = int(last["starved"][0]) if last.height else 0
-    reporting = int(last["gpus"][0]) if last.height else 0
-    gpus = len(document["gpus"])
-    opened = [f for f in document["findings"] if f["end"] is None]
-    grades = " · ".join(
-        f"{n} {word}"
-        for word in ("critical", "warning", "info")
-        if (n := sum(f["severity"] == word for f in opened))
-    )
-    share = totals["covered_seconds"] / totals["gpu_seconds"] if totals["gpu_seconds"] else 0.0
-    cost = totals["cost_lost"]
-    au = totals["au"]
+        productive = 1 - lost / over["covered_seconds"].to_numpy()
+    starved, reporting = (int(over[c][-1]) if over.height else 0 for c in ("starved", "gpus"))
+    opened = [f for f in view.document["findings"] if f["end"] is None]
+    grades = [(sum(f["severity"] == word for f in opened), word) for word in ("critical", "warning", "info")]
+    covered = totals["covered_seconds"] / totals["gpu_seconds"] if totals["gpu_seconds"] else 0.0
+    au, storage = totals["au"], skin.colour("storage")
     tiles = [
         kpi(
             "Productive GPU time",
             "–" if au is None else f"{100 * au:.1f}",
             "%",
             _band(au),
-            sparkline(productive, "#6fe6d3"),
+            sparkline(productive, skin.good),
             bad=au is not None and au < 0.7,
         ),
         kpi(
             "Lost GPU-hours",
-            count(totals["lost_seconds"] / 3600),
+            hours(totals["lost_seconds"]),
             "h",
-            f"of {count(totals['covered_seconds'] / 3600)} h measured",
-            sparkline(over["lost_seconds"].to_numpy().astype(float), "#f8a812"),
+            f"of {hours(totals['covered_seconds'])} h measured",
+            sparkline(lost, storage),
         ),
         kpi(
             "Cost of loss",
-            "–" if cost is None else f"${count(cost)}",
+            money(totals["cost_lost"]),
             "",
-            "set --price to see it"
-            if cost is None
-            else f"at ${document['price_per_gpu_hour']:.2f} per GPU-hour",
-            sparkline(np.cumsum(over["lost_seconds"].to_numpy().astype(float)), "#f8a812"),
+            f"at ${view.price:.2f} per GPU-hour" if view.price is not None else "set --price to see it",
+            sparkline(np.cumsum(lost), storage),
         ),
         kpi(
             "Starved now",
-            str(starved),
+            f"{starved:,}",
             "GPUs",
-            f"{starved / reporting:.0%} of {reporting:,}" if reporting else "",
-            sparkline(over["starved"].to_numpy().astype(float), "#fc638c"),
+            f"{share(starved / reporting)} of {reporting:,}" if reporting else "none measured now",
+            sparkline(over["starved"].to_numpy().astype(float), skin.colour("hardware")),
             bad=starved > 0,
         ),
-        kpi("Open findings", str(len(opened)), "", grades or "none"),
+        kpi(
+            "Open findings",
+            str(len(opened)),
+            "",
+            " · ".join(f"{n} {word}" for n, word in grades if n) or "none",
+        ),
         kpi(
             "Telemetry coverage",
-            f"{100 * share:.1f}",
+            f"{100 * covered:.1f}",
             "%",
             f"{reporting:,} of {gpus:,} GPUs reporting",
-            bad=share < 0.9,
+            bad=covered < 0.9,
         ),
     ]
     return html.Div(tiles, className="kpis")
@@ -176,180 +144,38 @@ def _band(au: float | None) -> str:
     return "fed" if au >= 0.9 else "watch" if au >= 0.7 else "starved"
 
 
-def _causes(answer: Answer) -> Component:
-    document, shares = answer.diagnosis.document, answer.diagnosis.shares
-    totals = document["totals"]["by_cause"]
-    price = document["price_per_gpu_hour"]
-    ranked = sorted((item for item in totals.items() if item[1] > 0), key=lambda item: -item[1])[:6]
+def _causes(view: View) -> Component:
+    totals = view.document["totals"]["by_cause"]
+    ranked = sorted((item for item in totals.items() if item[1] > 0), key=lambda item: -item[1])[:_RANKED]
     most = ranked[0][1] if ranked else 1.0
+    chosen = view.query.get("cause", "")
     rows = [
         html.Div(
             [
-                cause_label(cause),
-                html.Div(
-                    html.Div(style={"width": f"{100 * s / most:.1f}%", "background": colour(family(cause))}),
-                    className="bar",
+                dcc.Link(
+                    cause_label(cause),
+                    href=view.here(cause="" if chosen == cause else cause),
+                    className="chosen" if chosen == cause else "",
                 ),
-                html.Span(f"{count(s / 3600)} h", className="num"),
-                html.Span(f"${count(s / 3600 * price)}" if price else "", className="num dim"),
+                bar(s / most, family(cause)),
+                html.Span(f"{hours(s)} h", className="num"),
+                html.Span(money(s / 3600 * view.price) if view.price else "", className="num dim"),
             ],
             className="crow",
         )
         for cause, s in ranked
     ]
-    stamps, series, step = _lost_over_time(answer, shares, [cause for cause, _ in ranked])
-    summary = "Lost GPU-hours by cause: " + (
-        ", ".join(f"{title(c)} {count(s / 3600)}" for c, s in ranked) or "none"
-    )
-    twin = table(
-        ("Cause", "GPU-hours#"),
-        [(title(c), count(s / 3600)) for c, s in ranked],
-        "Nothing was lost.",
-        "Lost GPU-hours by cause",
-    )
+    stamps, series, step = view.answer.once(lost_over_time)
+    areas = [(title(c), view.skin.colour(family(c)), series[c]) for c, _ in ranked if c in series]
+    told = [(title(c), hours(s)) for c, s in ranked]
+    summary = "Lost GPU-hours by cause: " + (", ".join(f"{name} {h}" for name, h in told) or "none")
+    height = 196 if len(view.document["gpus"]) <= 1200 else 336
+    clear = [dcc.Link("All causes", href=view.here(cause=""))] if chosen else []
     return card(
         "Lost GPU-hours by cause",
         html.Div(rows, className="crows"),
-        graph("lost", stacked(stamps, series, "GPU-h"), 168, summary),
-        html.Details([html.Summary("as a table"), twin]),
+        time_plot("lost", stacked(view.skin, stamps, areas, "GPU-h"), height, summary),
+        twin(("Cause", "GPU-hours#"), told, "Lost GPU-hours by cause"),
         sub=f"per {duration(step)}",
+        right=html.Span(clear) if clear else None,
     )
-
-
-def _lost_over_time(
-    answer: Answer, shares: pl.DataFrame, causes: Sequence[str]
-) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]], float]:
-    span = (answer.range.end - answer.range.start).total_seconds()
-    step = max(float(answer.diagnosis.document["window_seconds"]), 60 * math.ceil(span / 96 / 60))
-    if shares.is_empty():
-        return np.array([]), {}, step
-    every = timedelta(seconds=step)
-    summed = shares.group_by(pl.col("ts").dt.truncate(every).alias("at"), "cause").agg(
-        pl.col("lost_seconds").sum() / 3600
-    )
-    wide = (
-        summed.pivot("cause", index="at", values="lost_seconds")
-        .sort("at")
-        .upsample("at", every=every)
-        .fill_null(0.0)
-    )
-    series = {c: wide[c].to_numpy() for c in causes if c in wide.columns}
-    return wide["at"].dt.epoch("ms").to_numpy().astype(float), series, step
-
-
-def _heat(answer: Answer) -> Component:
-    gpus = answer.diagnosis.document["gpus"]
-    state = _state(answer)
-    families = sorted(
-        {name for name, _ in state.values() if name not in ("", "no data")}, key=list(FAMILIES).index
-    )
-    z, blocks, index = grid([(g["host"], g["index"] or "", g["gpu"]) for g in gpus], state, families)
-    counts = {name: sum(f == name for f, _ in state.values()) for name in families}
-    missing = sum(f == "no data" for f, _ in state.values())
-    legend = [
-        html.Span(
-            [
-                html.Span(className="sw", style={"background": PRODUCTIVE}),
-                "Productive ",
-                html.B(f"{sum(f == '' for f, _ in state.values()):,}"),
-            ],
-            className="lg",
-        )
-    ]
-    legend += [
-        html.Span([badge(name), FAMILIES[name].title, " ", html.B(f"{counts[name]:,}")], className="lg")
-        for name in families
-    ]
-    if missing:
-        legend.append(
-            html.Span([html.Span(className="sw hatch"), "No data ", html.B(f"{missing:,}")], className="lg")
-        )
-    summary = f"State of {len(gpus):,} GPUs: " + ", ".join(
-        f"{FAMILIES[n].title} {c:,}" for n, c in counts.items()
-    )
-    return card(
-        "GPU state by rack",
-        html.Div(legend, className="legend"),
-        graph("heat", heat_map(z, families, blocks), 300 if len(gpus) <= 1200 else 440, summary),
-        html.Div(id="heat-tip", className="tipbox", role="status"),
-        dcc.Store(id="heat-index", data=index),
-        sub="last 5 min · colour = main cause of lost time, strength = share of time lost",
-    )
-
-
-def _state(answer: Answer) -> dict[str, tuple[str, float]]:
-    """gpu -> (family that cost most in the last minutes, share lost); "" productive, "no data" silent."""
-    recent = pl.col("ts") > pl.col("ts").max() - timedelta(minutes=5)
-    now = answer.diagnosis.windows.filter(recent)
-    shares = answer.diagnosis.shares.join(now.select("ts").unique(), on="ts", how="semi")
-    covered = now.group_by("gpu").agg(pl.col("covered_seconds").sum(), pl.col("lost_seconds").sum())
-    top = (
-        shares.group_by("gpu", "cause")
-        .agg(pl.col("lost_seconds").sum())
-        .sort("lost_seconds", descending=True)
-        .unique("gpu", keep="first", maintain_order=True)
-        .select("gpu", "cause")
-    )
-    joined = covered.join(top, on="gpu", how="left")
-    found = {
-        gpu: (family(cause) if cause and lost >= 0.1 * cov else "", lost / cov if cov else 0.0)
-        for gpu, cov, lost, cause in joined.select(
-            "gpu", "covered_seconds", "lost_seconds", "cause"
-        ).iter_rows()
-        if cov
-    }
-    return {g["gpu"]: found.get(g["gpu"], ("no data", 0.0)) for g in answer.diagnosis.document["gpus"]}
-
-
-def grid(
-    gpus: Sequence[tuple[str, str, str]], state: Mapping[str, tuple[str, float]], families: Sequence[str]
-) -> tuple[np.ndarray[Any, Any], list[tuple[float, float, str]], dict[str, Any]]:
-    """Cells by rack block. gpus: (host, index, id). Returns codes (`figures.heat_map`), the racks' labels,
-    and what the browser needs to tell a cell's GPU: block size, blocks a row, and hosts by block.
-    """
-    racks: dict[str, dict[str, list[tuple[str, str]]]] = {}
-    for host, index, gpu in sorted(gpus, key=lambda g: (g[0], g[1].zfill(4), g[2])):
-        racks.setdefault(_rack(host), {}).setdefault(host, []).append((index, gpu))
-    blocks = [(name, rack) for name, hosts in racks.items() for rack in _split(hosts, 16)]
-    tall = max(len(hosts) for _, hosts in blocks)
-    wide = max(len(row) for _, hosts in blocks for row in hosts.values())
-    across = _across(len(blocks), (tall + 2) / (wide + 1))
-    rows = math.ceil(len(blocks) / across)
-    z = np.full((rows * (tall + 2) - 2, across * (wide + 1) - 1), 255, dtype=np.uint8)
-    labels, listing = [], []
-    for number, (name, hosts) in enumerate(blocks):
-        y, x = (number // across) * (tall + 2), (number % across) * (wide + 1)
-        labels.append((x + (wide - 1) / 2, y - 0.7, name))
-        listing.append([[host, [index or gpu for index, gpu in row]] for host, row in hosts.items()])
-        for dy, row in enumerate(hosts.values()):
-            for dx, (_, gpu) in enumerate(row):
-                z[y + dy, x + dx] = _code(*state[gpu], families)
-    return z, labels, {"tall": tall, "wide": wide, "across": across, "blocks": listing}
-
-
-def _across(blocks: int, shape: float) -> int:
-    """Blocks a row: near the card's proportions, with few empty places. shape: height over width of one."""
-    ideal = math.sqrt(blocks * 2.6 * shape)
-    empty = {n: math.ceil(blocks / n) * n - blocks for n in range(1, blocks + 1)}
-    return min(empty, key=lambda n: abs(math.log(n / ideal)) + 0.5 * empty[n] / blocks)
-
-
-def _split(hosts: Mapping[str, list[tuple[str, str]]], size: int) -> list[dict[str, list[tuple[str, str]]]]:
-    items = list(hosts.items())
-    return [dict(items[i : i + size]) for i in range(0, len(items), size)]
-
-
-def _rack(host: str) -> str:
-    match = _RACK.match(host)
-    return match[1] if match else "hosts"
-
-
-def _code(name: str, share: float, families: Sequence[str]) -> int:
-    if name == "no data":
-        return 1
-    if not name:
-        return 0
-    return 2 + 3 * list(families).index(name) + (2 if share > 0.5 else 1 if share > 0.25 else 0)
-
-
-assert set(FAMILY) <= set(FAMILIES)

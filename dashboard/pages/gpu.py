@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,23 +10,24 @@ import numpy as np
 import polars as pl
 from dash import dcc, html
 
-from wellfed.dashboard.data import Answer
-from wellfed.dashboard.figures import Line, Pane, panes
-from wellfed.dashboard.pages.host import _aligned
+from wellfed.dashboard.facts import gpus_by_host, job_names
+from wellfed.dashboard.figures import Line
+from wellfed.dashboard.panes import GAP, Pane, panes
 from wellfed.dashboard.parts import (
-    Component,
-    badge,
     card,
     cause_label,
-    evidence,
-    gpu_link,
-    graph,
-    host_link,
-    link,
-    next_steps,
+    code_badge,
+    family_class,
+    figures_row,
+    legend,
+    missing,
+    time_plot,
+    verdict,
 )
-from wellfed.dashboard.series import Signals, gather
-from wellfed.dashboard.theme import PRODUCTIVE, ago, code, colour, count, family, title
+from wellfed.dashboard.series import Signals, aligned, gather
+from wellfed.dashboard.told import evidence, finding_path, next_steps, pills
+from wellfed.dashboard.view import Component, Page, View, gpu_path, host_path, job_path
+from wellfed.dashboard.words import ago, family, hours, money, scope_text, share, title
 
 __all__ = ["body"]
 
@@ -42,82 +43,99 @@ _GPU = (
 )
 
 
-def body(
-    answer: Answer, query: Mapping[str, str], host: str, name: str
-) -> tuple[list[Component], list[Component]]:
+def body(view: View, host: str, name: str) -> Page:
     """The page of one GPU, named by its id or its ordinal."""
-    peers = [g for g in answer.diagnosis.document["gpus"] if g["host"] == host]
+    peers = view.answer.once(gpus_by_host).get(host, [])
     found = next((g for g in peers if name in (g["gpu"], g["index"])), None)
-    crumbs = [
-        dcc.Link("Fleet", href=link("/", query)),
+    crumbs: list[Component] = [
+        dcc.Link("Fleet", href=view.to("/")),
         html.Span("/"),
-        dcc.Link(host, href=link(host_link(host), query)),
+        dcc.Link(host, href=view.to(host_path(host))),
         html.Span("/"),
         html.H1(f"GPU {name if found is None else found['index'] or name}"),
     ]
     if found is None:
-        text = f"No data from GPU {name} of {host} in this range. Try a longer one, or look at the host."
-        return crumbs, [card("Signals", html.P(text, className="empty"))]
-    crumbs.append(html.Span(found["gpu"], className="mono dim"))
+        text = f"No data from GPU {name} of {host} in this range. Try a longer one, or on the host:"
+        return Page(crumbs, [missing("Signals", text, "wellfed doctor")])
+    model, rank = _facts(view, host, found["gpu"])
+    known = " · ".join(x for x in ((model or "").removeprefix("NVIDIA "), _short(found["gpu"])) if x)
+    crumbs.append(html.Span(known, className="mono dim", title=found["gpu"]))
     if found["job"]:
-        crumbs.append(html.Span(found["job"], className="pill"))
-    base, ribbon = _signals(answer, host, found["gpu"])
-    rows = _panes(answer, host, base)
-    waiting = sum(r is not None for r in ribbon)
-    summary = f"Signals of GPU {name}; it was waiting in {waiting} of {len(ribbon)} windows."
+        name = view.answer.once(job_names).get(found["job"], found["job"])
+        text = name + (f" · rank {rank}" if rank else "")
+        crumbs.append(dcc.Link(text, href=view.to(job_path(found["job"])), className="pill"))
+    return Page(
+        crumbs, [html.Div([_signals(view, host, found, peers), _panel(view, found)], className="drill")]
+    )
+
+
+def _short(gpu: str) -> str:
+    """`GPU-7c1e…a93f`."""
+    return gpu if len(gpu) <= 16 else f"{gpu[:8]}…{gpu[-4:]}"
+
+
+def _facts(view: View, host: str, gpu: str) -> tuple[str | None, str | None]:
+    """(model, rank) as last reported."""
+    mine = (pl.col("host") == host) & (pl.col("gpu") == gpu)
+    rows = view.answer.tables["gpu"].filter(mine).sort("ts").tail(1).select("model", "rank").collect()
+    return rows.row(0) if rows.height else (None, None)
+
+
+def _signals(
+    view: View, host: str, found: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]
+) -> Component:
+    base, ribbon = _base(view, host, found["gpu"])
+    waiting = sum(state not in (None, GAP) for state in ribbon)
     strip = html.Div(
         [
             dcc.Link(
-                [str(p["index"] or n), html.Span(className="mini", style={"background": _tone(p)})],
-                href=link(gpu_link(host, p), query),
+                [str(p["index"] or n), html.Span(className=f"mini {_tone(p)}")],
+                href=view.here().replace(view.path, gpu_path(host, p), 1),
                 className="gsel on" if p is found else "gsel",
-                title=f"GPU {p['index'] or p['gpu']}",
+                title=f"GPU {p['index'] or p['gpu']}: {share(p['au'])} productive",
             )
             for n, p in enumerate(peers)
         ],
         className="gsels",
     )
-    signals = card(
+    summary = f"Signals of this GPU; it was waiting in {waiting} of {len(ribbon)} points in time."
+    return card(
         "Signals",
-        graph("signals", panes(base.stamps, rows, ribbon), 742, summary),
-        sub=f"{answer.range.text} · bands mark what the GPU was waiting on",
+        time_plot("signals", panes(view.skin, base.stamps, _panes(view, host, base), ribbon), 742, summary),
+        sub=f"{view.answer.range.text} · bands mark what the GPU was waiting on",
         right=strip,
         classes="sigc",
     )
-    return crumbs, [html.Div([signals, _verdict(answer, found)], className="drill")]
 
 
-def _signals(answer: Answer, host: str, gpu: str) -> tuple[Signals, list[str | None]]:
+def _base(view: View, host: str, gpu: str) -> tuple[Signals, list[str | None]]:
+    answer = view.answer
     mine = (pl.col("host") == host) & (pl.col("gpu") == gpu)
-    step = float(answer.diagnosis.document["window_seconds"])
+    step = float(view.document["window_seconds"])
     base = gather(answer.tables["gpu"].filter(mine), _GPU, ("power_watts", "sm_clock_hertz"), step)
-    windows = answer.diagnosis.windows.filter((pl.col("host") == host) & (pl.col("gpu") == gpu))
-    causes = dict(zip(windows["ts"].dt.epoch("ms").to_list(), windows["cause"].to_list(), strict=True))
-    ribbon: list[str | None] = []
+    windows = answer.diagnosis.windows.lazy().filter(mine).sort("ts").select("ts", "cause").collect()
+    causes = list(zip(windows["ts"].dt.epoch("ms").to_list(), windows["cause"].to_list(), strict=True))
     width = float(base.stamps[1] - base.stamps[0]) if base.stamps.size > 1 else step * 1000
-    ordered = sorted(causes)
+    ribbon: list[str | None] = []
     at = 0
     for stamp in base.stamps.tolist():
         seen: list[str] = []
-        while at < len(ordered) and ordered[at] < stamp + width:
-            cause = causes[ordered[at]]
-            seen.append(cause or "")
+        while at < len(causes) and causes[at][0] < stamp + width:
+            seen.append(causes[at][1] or "")
             at += 1
-        most = max(set(seen), key=seen.count) if seen else ""
-        ribbon.append(family(most) if most else None)
+        most = max(set(seen), key=seen.count) if seen else GAP
+        ribbon.append(GAP if most == GAP else family(most) if most else None)
     return base, ribbon
 
 
-def _panes(answer: Answer, host: str, base: Signals) -> list[Pane]:
+def _panes(view: View, host: str, base: Signals) -> list[Pane]:
     mine = pl.col("host") == host
-    step = float(answer.diagnosis.document["window_seconds"])
+    step = float(view.document["window_seconds"])
 
     def other(table: str, *columns: str, gauges: tuple[str, ...] = ()) -> Signals:
-        return _aligned(base, gather(answer.tables[table].filter(mine), columns, gauges, step))
+        return aligned(base, gather(view.answer.tables[table].filter(mine), columns, gauges, step))
 
-    cpu = other(
-        "host", "cpu_busy_seconds", "psi_cpu_some_seconds", "psi_io_some_seconds", gauges=("cpu_count",)
-    )
+    cpu = other("host", "cpu_busy_seconds", "psi_io_some_seconds", gauges=("cpu_count",))
     disk = other("disk", "read_bytes", "read_seconds", "reads")
     mount = other("mount", "read_bytes", "read_exec_seconds", "reads")
     port = other("port", "rx_bytes")
@@ -127,8 +145,8 @@ def _panes(answer: Answer, host: str, base: Signals) -> list[Pane]:
     with np.errstate(divide="ignore", invalid="ignore"):
         waits = np.fmax(disk["read_seconds"] / disk["reads"], mount["read_exec_seconds"] / mount["reads"])
     waits[~np.isfinite(waits)] = np.nan
-    return [
-        Pane(
+    pairs: list[tuple[str, list[Line], float | None]] = [
+        (
             "Compute",
             [
                 Line("SM active", 100 * base["sm_active_seconds"] / seen, "%"),
@@ -136,7 +154,7 @@ def _panes(answer: Answer, host: str, base: Signals) -> list[Pane]:
             ],
             100,
         ),
-        Pane(
+        (
             "HBM",
             [
                 Line("Bandwidth used", 100 * base["dram_active_seconds"] / seen, "%"),
@@ -144,15 +162,16 @@ def _panes(answer: Answer, host: str, base: Signals) -> list[Pane]:
             ],
             100,
         ),
-        Pane(
+        (
             "PCIe",
             [
                 Line("Host → GPU", base["pcie_rx_bytes"] / 1e9, "GB/s"),
                 Line("GPU → host", base["pcie_tx_bytes"] / 1e9, "GB/s"),
             ],
+            None,
         ),
-        Pane("Storage", [Line("Node read", read / 1e6, "MB/s"), Line("Read wait", 1e3 * waits, "ms")]),
-        Pane(
+        ("Storage", [Line("Node read", read / 1e9, "GB/s"), Line("Read wait", 1e3 * waits, "ms")], None),
+        (
             "CPU of the node",
             [
                 Line("Busy", 100 * cpu["cpu_busy_seconds"] / cpu["cpu_count"], "%"),
@@ -160,155 +179,105 @@ def _panes(answer: Answer, host: str, base: Signals) -> list[Pane]:
             ],
             100,
         ),
-        Pane(
+        (
             "Network",
             [
                 Line("NVLink in", base["nvlink_rx_bytes"] / 1e9, "GB/s"),
                 Line("Ports in", port["rx_bytes"] / 1e9, "GB/s"),
             ],
+            None,
         ),
     ]
+    return [Pane(name, lines, top) for name, lines, top in pairs]
 
 
 def _tone(gpu: Mapping[str, Any]) -> str:
     worst = max(gpu["by_cause"], key=gpu["by_cause"].get, default=None)
     if worst is None or not gpu["covered_seconds"] or gpu["lost_seconds"] < 0.1 * gpu["covered_seconds"]:
-        return PRODUCTIVE
-    return colour(family(worst))
+        return "f-none"
+    return family_class(family(worst))
 
 
-def _verdict(answer: Answer, gpu: Mapping[str, Any]) -> Component:
-    document = answer.diagnosis.document
+def _panel(view: View, gpu: Mapping[str, Any]) -> Component:
+    """What it was waiting on, how sure, what to do."""
+    mine = [f for f in view.document["findings"] if gpu["gpu"] in f["scope"]["gpus"]]
+    mine.sort(key=lambda f: (f["end"] is not None, -float(f["lost_gpu_seconds"])))
+    lost = gpu["lost_seconds"]
+    parts: list[Component] = _told(view, gpu, mine)
+    parts.append(
+        figures_row(
+            [
+                (hours(lost), "GPU-h lost here"),
+                (share(gpu["au"]), "productive"),
+                (
+                    money(None if view.price is None else lost / 3600 * view.price),
+                    "lost" if view.price else "set --price",
+                ),
+            ]
+        )
+    )
+    parts += _split(view, gpu)
+    if mine:
+        first = mine[0]
+        parts += [
+            html.H3("Evidence for and against"),
+            evidence(first["evidence_for"], first["evidence_against"]),
+            html.H3("Do next"),
+            next_steps(first["cause"], first["next_steps"]),
+            dcc.Link("The finding, with all GPUs it touches", href=view.to(finding_path(first))),
+        ]
+    if len(mine) > 1:
+        others = [
+            html.Li(dcc.Link(cause_label(f["cause"]), href=view.to(finding_path(f)))) for f in mine[1:4]
+        ]
+        parts += [html.H3("Other findings on this GPU"), html.Ul(others, className="ev")]
+    return html.Section(parts, className="card verdict")
+
+
+def _told(view: View, gpu: Mapping[str, Any], mine: Sequence[Mapping[str, Any]]) -> list[Component]:
     covered, lost = gpu["covered_seconds"], gpu["lost_seconds"]
-    mine = [
-        f
-        for f in document["findings"]
-        if gpu["gpu"] in (f["scope"].get("gpus") or ())
-        or (gpu["job"] and f["scope"].get("job") == gpu["job"])
-    ]
-    mine.sort(key=lambda f: -float(f["lost_gpu_seconds"]))
-    split = sorted(gpu["by_cause"].items(), key=lambda item: -item[1])
-    parts: list[Component] = []
     if mine:
         first = mine[0]
         since = datetime.fromisoformat(first["start"])
-        parts += [
-            html.Div(
-                [
-                    badge(family(first["cause"])),
-                    html.Span(first["severity"], className=f"pill {first['severity']}"),
-                    html.Span(f"confidence {first['confidence']:.2f}", className="pill"),
-                ],
-                className="vh",
-            ),
-            html.P(
-                [
-                    "Starved by ",
-                    html.B(title(first["cause"]).lower()),
-                    f" since {since:%H:%M} ({ago(since, answer.now)}).",
-                ],
-                className="vt",
-                id="verdict",
-            ),
+        ended = f"for {ago(since, view.answer.now)}" if first["end"] is None else "until it ended"
+        if first["end"] is not None:
+            ended = f"until {datetime.fromisoformat(first['end']):%H:%M}"
+        named = html.B(title(first["cause"]))
+        where = scope_text(first["scope"])
+        return [
+            html.Div([code_badge(family(first["cause"])), *pills(first)], className="vh"),
+            verdict("Starved: ", named, f" on {where}, since ", html.B(f"{since:%H:%M}"), f" UTC, {ended}."),
         ]
-    elif covered and lost >= 0.1 * covered:
-        parts.append(
-            html.P(
-                [
-                    f"{lost / covered:.0%} of its time is lost, most of it to ",
-                    html.B(title(split[0][0]).lower()),
-                    "; no finding is open.",
-                ],
-                className="vt",
-                id="verdict",
-            )
-        )
-    elif covered:
-        parts.append(
-            html.P(
-                ["Well fed: ", html.B(f"{1 - lost / covered:.0%}"), " of its time was productive."],
-                className="vt",
-                id="verdict",
-            )
-        )
-    else:
-        parts.append(
-            html.P(
-                "Its activity was not measured in this range, so there is no verdict.",
-                className="vt",
-                id="verdict",
-            )
-        )
-    price = document["price_per_gpu_hour"]
-    parts.append(
-        html.Div(
-            [
-                html.Div(
-                    [
-                        html.Span(count(lost / 3600), className="kv"),
-                        html.Span("GPU-h lost here", className="ku"),
-                    ]
-                ),
-                html.Div(
-                    [
-                        html.Span(f"{gpu['au']:.0%}" if gpu["au"] is not None else "–", className="kv"),
-                        html.Span("productive", className="ku"),
-                    ]
-                ),
-                html.Div(
-                    [
-                        html.Span("–" if price is None else f"${count(lost / 3600 * price)}", className="kv"),
-                        html.Span("lost" if price else "set --price", className="ku"),
-                    ]
-                ),
-            ],
-            className="vk",
-        )
-    )
-    if covered:
-        bars = [
-            html.Div(
-                style={"width": f"{100 * max(0.0, 1 - lost / covered):.2f}%", "background": "#3a4d5e"},
-                title="productive",
-            )
-        ]
-        bars += [
-            html.Div(
-                style={"width": f"{100 * s / covered:.2f}%", "background": colour(family(c))}, title=title(c)
-            )
-            for c, s in split
-            if s > 0
-        ]
-        parts += [
-            html.H3(f"Time split, {answer.range.text}"),
-            html.Div(bars, className="split"),
-            html.Div(
-                [
-                    html.Span(
-                        [
-                            html.Span(
-                                code(family(c)), className="code", style={"background": colour(family(c))}
-                            ),
-                            f"{title(c)} {s / covered:.1%}",
-                        ],
-                        className="lg",
-                    )
-                    for c, s in split
-                    if s >= 0.001 * covered
-                ],
-                className="legend",
-            ),
-        ]
-    if mine:
-        parts += [
-            html.H3("Evidence"),
-            evidence(mine[0]["evidence_for"], mine[0]["evidence_against"]),
-            html.H3("Do next"),
-            next_steps(mine[0]["cause"], mine[0]["next_steps"]),
-        ]
-        if len(mine) > 1:
-            parts += [
-                html.H3("Also open"),
-                html.Ul([html.Li(cause_label(f["cause"])) for f in mine[1:4]], className="ev"),
-            ]
-    return html.Section(parts, className="card verdict")
+    if not covered:
+        return [verdict("Its activity was not measured in this range, so there is no verdict.")]
+    if lost < 0.1 * covered:
+        return [verdict("Well fed: ", html.B(f"{1 - lost / covered:.0%}"), " of its time was productive.")]
+    worst = max(gpu["by_cause"], key=gpu["by_cause"].get)
+    named = html.B(title(worst).lower())
+    return [
+        verdict(f"{lost / covered:.0%} of its time is lost, most of it to ", named, "; no finding is open.")
+    ]
+
+
+def _split(view: View, gpu: Mapping[str, Any]) -> list[Component]:
+    covered, lost = gpu["covered_seconds"], gpu["lost_seconds"]
+    if not covered:
+        return []
+    split = [(c, s / covered) for c, s in sorted(gpu["by_cause"].items(), key=lambda item: -item[1]) if s > 0]
+    productive = max(0.0, 1 - lost / covered)
+    bars = [
+        html.Div(style={"width": f"{100 * productive:.2f}%"}, className="f-productive", title="productive")
+    ]
+    bars += [
+        html.Div(style={"width": f"{100 * part:.2f}%"}, className=family_class(family(c)), title=title(c))
+        for c, part in split
+    ]
+    items: list[list[Component]] = [
+        [html.Span(className="sw f-productive"), f"Productive {share(productive)}"]
+    ]
+    items += [[code_badge(family(c)), f"{title(c)} {share(part)}"] for c, part in split if part >= 0.001]
+    return [
+        html.H3(f"Time split, {view.answer.range.text}"),
+        html.Div(bars, className="split"),
+        legend(items),
+    ]

@@ -4,113 +4,97 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 from dash import dcc, html
 
-from wellfed.dashboard.data import Answer
-from wellfed.dashboard.parts import Component, card, cause_label, findings_table, gpu_link, link, table
-from wellfed.dashboard.theme import count, title
+from wellfed.dashboard.facts import owners
+from wellfed.dashboard.parts import ROWS, Column, bar, card, cause_label, chips, sortable, table, verdict
+from wellfed.dashboard.view import Component, Page, View, job_path
+from wellfed.dashboard.words import family, hours, money
 
-__all__ = ["body", "detail"]
+__all__ = ["body", "mostly"]
+
+_COLUMNS = (
+    Column("Job", "name"),
+    Column("User", "user"),
+    Column("Team", "team"),
+    Column("GPUs", "gpus", number=True),
+    Column("Productive", "au", number=True),
+    Column("GPU-h lost", "lost", number=True),
+    Column("Cost", number=True),
+    Column("Mostly", wide=True),
+    Column("Share of all loss", wide=True),
+)
 
 
-def body(answer: Answer, query: Mapping[str, str]) -> tuple[list[Component], list[Component]]:
+def body(view: View) -> Page:
     """All jobs, the costliest first."""
-    jobs = sorted(answer.diagnosis.document["jobs"], key=lambda j: -float(j["lost_seconds"]))
-    text = "No job held a GPU or reported steps in this range."
-    if jobs:
-        first, hours = jobs[0]["name"] or jobs[0]["job"], count(jobs[0]["lost_seconds"] / 3600)
-        text = f"{len(jobs)} jobs; {first} lost most: {hours} GPU-hours."
-    rows = [
-        (
-            dcc.Link(j["name"] or j["job"], href=link(f"/job/{quote(j['job'], safe='')}", query)),
-            j["user"] or "–",
-            _number(j["gpus"]),
-            "–" if j["au"] is None else f"{j['au']:.0%}",
-            count(j["lost_seconds"] / 3600),
-            _worst(j),
-        )
-        for j in jobs
-    ]
+    named = view.answer.once(owners)
+    user = view.query.get("user", "")
+    jobs = [j for j in view.document["jobs"] if not user or j["user"] == user]
+    teams = {j["job"]: (named.get(j["job"]) or {}).get("namespace") or "–" for j in jobs}
+    keys = {
+        "name": lambda j: j["name"] or j["job"],
+        "user": lambda j: j["user"] or "",
+        "team": lambda j: teams[j["job"]],
+        "gpus": lambda j: j["gpus"],
+        "au": lambda j: -1.0 if j["au"] is None else j["au"],
+        "lost": lambda j: j["lost_seconds"],
+    }
+    key, down = sortable(view, "-lost", keys)
+    ordered = sorted(jobs, key=keys[key], reverse=down)
+    total = float(view.document["totals"]["lost_seconds"]) or 1.0
+    right = chips([(f"{user} ✕", view.here(user=""), True)], "User") if user else None
+    more = f"the first {ROWS} of {len(jobs)}" if len(jobs) > ROWS else ""
     found = table(
-        ("Job", "User", "GPUs#", "Productive#", "GPU-h lost#", "Mostly"), rows, text, "Jobs by lost GPU-hours"
+        _COLUMNS,
+        [_row(view, j, teams[j["job"]], total) for j in ordered[:ROWS]],
+        "No job held a GPU or reported steps in this range.",
+        "Jobs",
+        view,
+        [view.to(job_path(j["job"])) for j in ordered[:ROWS]],
     )
-    return [html.H1("Jobs")], [
-        html.P(text, className="vt", id="verdict"),
-        card("Jobs", found, classes="pad0"),
+    return Page(
+        [html.H1("Jobs")],
+        [verdict(*_sentence(view, jobs)), card("Jobs", found, sub=more, right=right, classes="pad0")],
+    )
+
+
+def _sentence(view: View, jobs: list[Mapping[str, Any]]) -> list[Component]:
+    if not jobs:
+        return ["No job held a GPU or reported steps in this range."]
+    first = max(jobs, key=lambda j: float(j["lost_seconds"]))
+    starved = sum(j["au"] is not None and j["au"] < 0.7 for j in jobs)
+    link = dcc.Link(first["name"] or first["job"], href=view.to(job_path(first["job"])))
+    return [
+        html.B(f"{starved} of {len(jobs)} jobs are starved"),
+        " (less than 70 % productive); ",
+        link,
+        f" lost most: {hours(first['lost_seconds'])} GPU-hours.",
     ]
 
 
-def detail(answer: Answer, query: Mapping[str, str], name: str) -> tuple[list[Component], list[Component]]:
-    """One job: its loss by cause, its GPUs and its findings."""
-    document = answer.diagnosis.document
-    crumbs: list[Component] = [dcc.Link("Jobs", href=link("/jobs", query)), html.Span("/"), html.H1(name)]
-    job = next((j for j in document["jobs"] if j["job"] == name), None)
-    if job is None:
-        return crumbs, [card("Not here", html.P("This job is not in the range shown.", className="empty"))]
-    au = "was not measured" if job["au"] is None else f"was productive {job['au']:.0%} of its time"
-    causes = sorted(job["by_cause"].items(), key=lambda item: -item[1])
-    root = job["by_cause_root"]
-    gpus = sorted((g for g in document["gpus"] if g["job"] == name), key=lambda g: -float(g["lost_seconds"]))
-    return crumbs, [
-        html.P(
-            f"{job['name'] or name} {au} and lost {count(job['lost_seconds'] / 3600)} GPU-hours.",
-            className="vt",
-            id="verdict",
+def _row(view: View, job: Mapping[str, Any], team: str, total: float) -> tuple[Component, ...]:
+    name = job["name"] or job["job"]
+    worst = max(job["by_cause"], key=job["by_cause"].get, default="")
+    return (
+        dcc.Link(name, href=view.to(job_path(job["job"])), title=job["job"]),
+        job["user"] or "–",
+        team,
+        f"{job['gpus']:,}",
+        "–" if job["au"] is None else f"{job['au']:.0%}",
+        hours(job["lost_seconds"]),
+        money(None if view.price is None else job["lost_seconds"] / 3600 * view.price),
+        mostly(job),
+        bar(
+            job["lost_seconds"] / total, family(worst) if worst else "", f"{job['lost_seconds'] / total:.0%}"
         ),
-        card(
-            "Lost time by cause",
-            table(
-                ("Cause", "GPU-hours#", "with stragglers' own cause#"),
-                [
-                    (cause_label(c), count(s / 3600), count(root.get(c, 0.0) / 3600))
-                    for c, s in causes
-                    if s > 0
-                ],
-                "Nothing was lost.",
-                "Lost GPU-hours by cause",
-            ),
-            classes="pad0",
-        ),
-        card(
-            "Findings",
-            findings_table(
-                [f for f in document["findings"] if f["scope"].get("job") == name], query, answer.now
-            ),
-            classes="pad0",
-        ),
-        card(
-            "GPUs",
-            table(
-                ("GPU", "Productive#", "GPU-h lost#", "Mostly"),
-                [
-                    (
-                        dcc.Link(
-                            f"{g['host']} · {g['index'] or g['gpu']}",
-                            href=link(gpu_link(g["host"], g), query),
-                        ),
-                        "–" if g["au"] is None else f"{g['au']:.0%}",
-                        count(g["lost_seconds"] / 3600),
-                        _worst(g),
-                    )
-                    for g in gpus
-                ],
-                "No GPU.",
-                "GPUs of the job",
-            ),
-            classes="pad0",
-        ),
-    ]
+    )
 
 
-def _worst(item: Mapping[str, Any]) -> Component:
+def mostly(item: Mapping[str, Any]) -> Component:
+    """The cause that something lost most to."""
     causes = item["by_cause"]
-    if not causes or item["lost_seconds"] <= 0:
+    if not causes or item["lost_seconds"] < 0.02 * item["covered_seconds"]:
         return "–"
-    cause = max(causes, key=causes.get)
-    return cause_label(cause) if causes[cause] > 0 else title(cause)
-
-
-def _number(value: object) -> str:
-    return str(len(value)) if isinstance(value, list) else str(value)
+    return cause_label(max(causes, key=causes.get))

@@ -1,26 +1,67 @@
-"""Telemetry: can this be trusted? Freshness, what is measured, what the collectors cost."""
+"""Telemetry: can this be trusted? Freshness, gaps, what is measured, what the collectors cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from datetime import timedelta
 
+import numpy as np
 import polars as pl
-from dash import html
+from dash import dcc, html
 
 from wellfed.dashboard.data import Answer
-from wellfed.dashboard.parts import Component, card, table
-from wellfed.dashboard.theme import ago
+from wellfed.dashboard.facts import reporting
+from wellfed.dashboard.figures import Array, Line, lines
+from wellfed.dashboard.parts import ROWS, bar, card, kpi, table, time_plot, verdict
+from wellfed.dashboard.view import Component, Page, View, host_path
+from wellfed.dashboard.words import ago, share
 
 __all__ = ["body"]
 
 
-def body(answer: Answer, query: Mapping[str, str]) -> tuple[list[Component], list[Component]]:
+def body(view: View) -> Page:
     """The page."""
-    document = answer.diagnosis.document
-    collectors = (
+    collectors = view.answer.once(_collectors)
+    known, now = view.answer.once(reporting)
+    silent = view.answer.once(_silent)
+    return Page(
+        [html.H1("Telemetry")],
+        [
+            verdict(*_sentence(view, known, now)),
+            _figures(view, collectors, known, now),
+            html.Div([_over(view), _hosts(view, silent)], className="half"),
+            card(
+                "Collectors",
+                table(
+                    ("Collector", "Reads well#", "Stuck#", "Errors#", "Read, ms#", "Why not"),
+                    [_row(r) for r in collectors.iter_rows(named=True)],
+                    ["No collector reports yet. Start an agent: ", html.Code("wellfed agent")],
+                    "Collectors over all hosts",
+                ),
+                sub="over all hosts, as last reported",
+                classes="pad0",
+            ),
+            *_warnings(view),
+            _coverage(view),
+        ],
+    )
+
+
+def _sentence(view: View, known: int, now: int) -> list[Component]:
+    if view.answer.last is None:
+        return ["There is no data in this range. Start an agent: ", html.Code("wellfed up")]
+    age = ago(view.answer.last, view.answer.now)
+    totals = view.document["totals"]
+    covered = totals["covered_seconds"] / totals["gpu_seconds"] if totals["gpu_seconds"] else None
+    measured = f"; {share(covered)} of GPU time has a measured activity" if covered is not None else ""
+    return [html.B(f"{now:,} of {known:,} hosts report"), f", the newest window is {age} old{measured}."]
+
+
+def _collectors(answer: Answer) -> pl.DataFrame:
+    return (
         answer.tables["collector"]
         .sort("ts")
-        .unique(["host", "collector"], keep="last")
+        .group_by("host", "collector")
+        .last()
         .group_by("collector")
         .agg(
             pl.len().alias("hosts"),
@@ -31,46 +72,104 @@ def body(answer: Answer, query: Mapping[str, str]) -> tuple[list[Component], lis
             pl.col("reason").drop_nulls().mode().first(),
         )
         .sort("collector")
-        .collect()
+        .collect(engine="streaming")
     )
+
+
+def _silent(answer: Answer) -> list[tuple[str, object]]:
+    """(host, its newest window), those that have gone silent first."""
+    rows = answer.diagnosis.hosts.lazy().group_by("host").agg(pl.col("ts").max()).sort("ts", "host").collect()
+    if rows.is_empty() or answer.last is None:
+        return []
+    near = answer.last - timedelta(seconds=2.5 * float(answer.diagnosis.document["window_seconds"]))
+    return rows.filter(pl.col("ts") < near).rows()
+
+
+def _figures(view: View, collectors: pl.DataFrame, known: int, now: int) -> Component:
+    stuck, errors = (int(collectors[c].sum() or 0) for c in ("stuck", "errors"))
+    cost = float(collectors["duration_seconds"].sum() or 0.0)
+    age = "–" if view.answer.last is None else ago(view.answer.last, view.answer.now)
+    tiles = [
+        kpi("Newest window", age, "", "old; a window is 10 s", bad=view.answer.last is None),
+        kpi("Hosts reporting", f"{now:,}", f"of {known:,}", "in the newest windows", bad=now < known),
+        kpi(
+            "Stuck or failing reads",
+            f"{stuck:,}",
+            "stuck",
+            f"{errors:,} failed reads since start",
+            bad=stuck > 0,
+        ),
+        kpi("One round of reads", f"{1e3 * cost:.1f}", "ms", "median of all collectors together"),
+    ]
+    return html.Div(tiles, className="kpis four")
+
+
+def _reports(answer: Answer) -> tuple[Array, Array, Array]:
+    """Stamps, hosts and GPUs that reported in each window."""
+    hosts = answer.diagnosis.hosts.lazy().group_by("ts").agg(pl.len().alias("hosts"))
+    gpus = answer.diagnosis.windows.lazy().group_by("ts").agg(pl.len().alias("gpus"))
+    rows = hosts.join(gpus, on="ts", how="full", coalesce=True).sort("ts").collect(engine="streaming")
+    if rows.height > 1500:
+        rows = rows.gather_every(-(-rows.height // 1500))
+    # The first window has no amounts yet.
+    rows = rows.slice(1)
+    stamps = rows["ts"].dt.epoch("ms").to_numpy().astype(np.float64)
+    filled = rows.select(pl.col("hosts", "gpus").cast(pl.Float64).fill_null(0.0))
+    return stamps, filled["hosts"].to_numpy(), filled["gpus"].to_numpy()
+
+
+def _over(view: View) -> Component:
+    stamps, hosts, gpus = view.answer.once(_reports)
+    series = [Line("hosts", hosts, "hosts")]
+    if gpus.any():
+        series.append(Line("GPUs", gpus, "GPUs"))
+    told = f"{hosts[-1]:.0f} hosts and {gpus[-1]:.0f} GPUs in the newest window" if stamps.size else "nothing"
+    return card(
+        "Who reported", time_plot("reports", lines(view.skin, stamps, series), 220, told), sub="per window"
+    )
+
+
+def _hosts(view: View, silent: list[tuple[str, object]]) -> Component:
     rows = [
-        (
-            r["collector"],
-            f"{r['ok']} of {r['hosts']}",
-            str(r["stuck"]),
-            f"{r['errors'] or 0:.0f}",
-            f"{1e3 * (r['duration_seconds'] or 0):.2f}",
-            r["reason"] or "",
+        (dcc.Link(host, href=view.to(host_path(host))), f"{last:%H:%M:%S}", ago(last, view.answer.now))  # type: ignore[arg-type]
+        for host, last in silent[:20]
+    ]
+    more = f"{len(silent)} of them" if len(silent) > 20 else ""
+    found = table(("Host", "Last window, UTC#", "Ago#"), rows, "None: every host reports.", "Silent hosts")
+    return card("Silent hosts", found, sub=more, classes="pad0")
+
+
+def _row(row: dict[str, object]) -> tuple[Component, ...]:
+    seconds = float(row["duration_seconds"] or 0.0)  # type: ignore[arg-type]
+    return (
+        row["collector"],
+        f"{row['ok']:,} of {row['hosts']:,}",
+        f"{row['stuck']:,}",
+        f"{row['errors'] or 0:,.0f}",
+        f"{1e3 * seconds:.2f}",
+        html.Span(row["reason"] or "", title=row["reason"] or ""),
+    )
+
+
+def _coverage(view: View) -> Component:
+    rows = [
+        (c["table"], c["column"], share(c["share"]), bar(c["share"]))
+        for c in sorted(
+            view.document["coverage"], key=lambda c: (c["share"] >= 0.999, c["table"], c["column"])
         )
-        for r in collectors.iter_rows(named=True)
     ]
-    newest = "no data" if answer.last is None else f"newest window {ago(answer.last, answer.now)} old"
-    coverage = [(c["table"], c["column"], f"{c['share']:.0%}") for c in document["coverage"]]
-    return [html.H1("Telemetry")], [
-        html.P(f"{newest[0].upper()}{newest[1:]}.", className="vt", id="verdict"),
-        card(
-            "Collectors",
-            table(
-                ("Collector", "Reads well#", "Stuck#", "Errors#", "Read, ms#", "Why not"),
-                rows,
-                "No collector reports yet.",
-                "Collectors over all hosts",
-            ),
-            classes="pad0",
-        ),
-        card(
-            "Warnings",
-            html.Ul([html.Li(text) for text in document["warnings"]] or [html.Li("none")]),
-            sub="of the diagnosis",
-        ),
-        card(
-            "Coverage",
-            table(
-                ("Table", "Column", "Measured#"),
-                coverage,
-                "Nothing to measure yet.",
-                "Share of rows in which a signal was measured",
-            ),
-            classes="pad0",
-        ),
-    ]
+    found = table(
+        ("Table", "Column", "Measured#", "Share of rows"),
+        rows[: 3 * ROWS],
+        "Nothing to measure yet.",
+        "Share of rows in which a signal was measured",
+    )
+    gaps = sum(c["share"] < 0.999 for c in view.document["coverage"])
+    return card(
+        "Coverage", html.Div(found, className="tall"), sub=f"{gaps} signals with gaps, first", classes="pad0"
+    )
+
+
+def _warnings(view: View) -> list[Component]:
+    items = [html.Li(text) for text in view.document["warnings"]]
+    return [card("Warnings", html.Ul(items, className="plain"), sub="of the diagnosis")] if items else []

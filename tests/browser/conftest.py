@@ -36,7 +36,7 @@ class Visit:
     def open(self, url: str) -> Page:
         """Loads an address cold and waits for its verdict."""
         self.page.goto(url)
-        self.page.wait_for_selector("main h2, main #verdict", timeout=20_000)
+        self.page.wait_for_selector("#verdict")
         return self.page
 
     def clean(self) -> None:
@@ -56,5 +56,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(60_000)
     yield Visit(page)
     page.close()

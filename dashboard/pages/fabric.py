@@ -1,0 +1,191 @@
+"""Fabric: which port or link is bad or crowded, and who uses it."""
+
+from __future__ import annotations
+
+import polars as pl
+from dash import dcc, html
+
+from wellfed.dashboard.facts import step_for
+from wellfed.dashboard.heat import amounts_map
+from wellfed.dashboard.parts import (
+    Column,
+    card,
+    chips,
+    kpi,
+    missing,
+    sortable,
+    table,
+    time_plot,
+    twin,
+    verdict,
+)
+from wellfed.dashboard.ports import MEASURES, State, by_rail, highest, port_rows, state_of
+from wellfed.dashboard.told import findings_table
+from wellfed.dashboard.view import Component, Page, View, host_path
+from wellfed.dashboard.words import amount, family, share
+
+__all__ = ["body"]
+
+#: Rows of the heat map over time.
+_SHOWN = 24
+#: Rows of the table.
+_LISTED = 30
+_WAYS = (("", "Load"), ("errors", "Errors"), ("crowded", "Congestion"))
+
+_COLUMNS = (
+    Column("Port", "port"),
+    Column("Kind"),
+    Column("Rate", number=True),
+    Column("In", "rx", number=True),
+    Column("Out", "tx", number=True),
+    Column("Load", "load", number=True),
+    Column("Errors", "errors", number=True),
+    Column("Went down", "down", number=True),
+    Column("Waits for credit", "waits", number=True),
+    Column("CNPs", "cnp", number=True),
+    Column("Paused", "paused", number=True),
+)
+
+
+def body(view: View) -> Page:
+    """The page."""
+    crumbs = [html.H1("Fabric")]
+    ports = view.answer.once(port_rows)
+    if ports.is_empty():
+        text = (
+            "No port reports in this range: no InfiniBand, RoCE or Ethernet collector yields here. On a host:"
+        )
+        return Page(crumbs, [missing("Nothing to show", text, "wellfed doctor")])
+    state = view.answer.once(state_of)
+    asked = view.query.get("by", "")
+    by = asked if asked in MEASURES else ""
+    findings = [f for f in view.document["findings"] if family(f["cause"]) in ("network", "straggler")]
+    return Page(
+        crumbs,
+        [
+            verdict(*_sentence(view, state)),
+            _figures(state),
+            html.Div([_matrix(view, by), _over(view, by)], className="half"),
+            card(
+                "Findings", findings_table(view, findings, "No fabric finding in this range."), classes="pad0"
+            ),
+            _table(view, ports),
+        ],
+    )
+
+
+def _sentence(view: View, state: State) -> list[Component]:
+    totals = view.document["totals"]
+    lost = sum(s for c, s in totals["by_cause"].items() if family(c) == "network")
+    lead = f"{state.ports:,} ports"
+    if totals["covered_seconds"]:
+        lead = f"GPUs wait for the fabric {share(lost / totals['covered_seconds'])} of their time"
+    told: list[Component] = [html.B(lead), "; "]
+    parts = []
+    if state.bad:
+        parts.append(f"{state.bad:,} with errors or below their rate, {state.worst} first")
+    if state.crowded:
+        parts.append(f"{state.crowded:,} crowded, {state.fullest} most")
+    return [*told, " and ".join(parts) or "no port has errors, runs below its rate or is crowded", "."]
+
+
+def _figures(state: State) -> Component:
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in state.links)
+    tiles = [
+        kpi("Ports", f"{state.ports - state.down:,}", f"of {state.ports:,} up", kinds, bad=state.down > 0),
+        kpi(
+            "Below their rate", f"{state.slow:,}", "ports", "against others of their kind", bad=state.slow > 0
+        ),
+        kpi("Errors", f"{state.errors:,.0f}", "", f"on {state.faulty:,} ports", bad=state.errors > 0),
+        kpi("Crowded", f"{state.crowded:,}", "ports", "credit waits, pauses, notices", bad=state.crowded > 0),
+    ]
+    return html.Div(tiles, className="kpis four")
+
+
+def _matrix(view: View, by: str) -> Component:
+    measure, found = MEASURES[by], view.answer.once(by_rail, by)
+    top = max((value for row in found.values for value in row if value is not None), default=0.0) or 1.0
+    rows = [
+        [rack, *(_shaded(value, top, measure.unit) for value in row)]
+        for rack, row in zip(found.racks, found.values, strict=True)
+    ]
+    columns = ["Rack", *(f"{rail}#" for rail in found.rails)]
+    note = "No collector reports leaves and spines, so ports are grouped by rack and rail."
+    return card(
+        "Racks by rails",
+        html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall"),
+        html.P(note, className="note in"),
+        sub=f"mean {measure.name}",
+        right=chips([(name, view.here(by=way), way == by) for way, name in _WAYS], "Show"),
+        classes="pad0",
+    )
+
+
+def _shaded(value: float | None, top: float, unit: str) -> Component:
+    level = f"{100 * (value or 0.0) / top:.0f}%"
+    return html.Div(_cell(value, unit), className="cell", style={"--level": level})
+
+
+def _cell(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"
+    return share(value / 100) if unit == "%" else amount(value, unit).strip()
+
+
+def _over(view: View, by: str) -> Component:
+    measure, found = MEASURES[by], view.answer.once(highest, by, _SHOWN)
+    told = [(name, _cell(top, measure.unit)) for name, top in zip(found.names, found.tops, strict=True)]
+    summary = f"Ports with the highest {measure.name}: " + ", ".join(f"{n} {top}" for n, top in told[:5])
+    figure = amounts_map(view.skin, found.stamps, found.names, found.values, measure.unit)
+    return card(
+        "Ports over time",
+        time_plot("ports", figure, 420, summary),
+        twin(("Port", "Highest#"), told, "Ports over time"),
+        sub=f"{measure.name} of the {len(told)} highest, per {step_for(view.answer):.0f} s",
+    )
+
+
+def _table(view: View, ports: pl.DataFrame) -> Component:
+    keys = {
+        "port": "name",
+        "rx": "rx_bytes",
+        "tx": "tx_bytes",
+        "load": "load",
+        "errors": "errors",
+        "down": "link_downed",
+        "waits": "waits",
+        "cnp": "cnp_handled",
+        "paused": "pause_seconds",
+    }
+    key, down = sortable(view, "-errors", keys)
+    by = [keys[key], *(["waits", "load"] if key == "errors" else [])]
+    ordered = ports.top_k(_LISTED, by=by) if down else ports.bottom_k(_LISTED, by=by)
+    ordered = ordered.sort(by, descending=down, nulls_last=True)
+    rows = [_row(view, r) for r in ordered.iter_rows(named=True)]
+    more = f"the first {_LISTED} of {ports.height:,}" if ports.height > _LISTED else ""
+    hrefs = [view.to(host_path(host)) for host in ordered["host"].to_list()]
+    return card("Ports", table(_COLUMNS, rows, "", "Ports", view, hrefs), sub=more, classes="pad0")
+
+
+def _row(view: View, port: dict[str, float | str | None]) -> tuple[Component, ...]:
+    seconds = float(port["seconds"] or 1.0)
+
+    def a_second(column: str, unit: str) -> str:
+        value = port[column]
+        return amount(None if value is None else float(value) / seconds, unit)
+
+    rate = amount(float(port["rate_bps"]), "b/s") if port["rate_bps"] else "–"
+    slow = " ▾" if port["slow"] else ""
+    return (
+        dcc.Link(str(port["name"]), href=view.to(host_path(str(port["host"])))),
+        port["link"] or "–",
+        html.Span(rate + slow, title="below others of its kind" if slow else ""),
+        a_second("rx_bytes", "B/s"),
+        a_second("tx_bytes", "B/s"),
+        share(None if port["load"] is None else float(port["load"])),
+        f"{port['errors']:,.0f}",
+        f"{port['link_downed'] or 0:,.0f}",
+        a_second("xmit_wait_ticks", "/s"),
+        f"{port['cnp_handled'] or 0:,.0f}",
+        share(None if port["pause_seconds"] is None else float(port["pause_seconds"]) / seconds),
+    )

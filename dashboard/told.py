@@ -1,0 +1,139 @@
+"""Findings as the pages tell them: table, evidence, severity, confidence, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from dash import dcc, html
+
+from wellfed.analysis.causes import CAUSES
+from wellfed.dashboard.facts import job_names
+from wellfed.dashboard.parts import ROWS, Column, cause_label, sortable, table
+from wellfed.dashboard.view import Component, View, job_path
+from wellfed.dashboard.words import ago, evidence_text, family, hours, money, scope_text, title
+
+__all__ = [
+    "confidence",
+    "evidence",
+    "finding_path",
+    "findings_table",
+    "next_steps",
+    "pills",
+    "severity",
+    "wanted",
+]
+
+_GRADES = {"info": 0, "warning": 1, "critical": 2}
+
+_COLUMNS = (
+    Column("Sev", "sev"),
+    Column("Cause", "cause"),
+    Column("Job"),
+    Column("Scope"),
+    Column("Evidence", wide=True),
+    Column("Since", "since", number=True),
+    Column("GPU-h lost", "lost", number=True),
+    Column("Cost", number=True),
+    Column("Conf.", "conf"),
+    Column("Do next", wide=True),
+)
+
+
+def finding_path(finding: Mapping[str, Any]) -> str:
+    """Path of a finding's page."""
+    return f"/findings/{quote(str(finding['id']), safe='')}"
+
+
+def wanted(view: View, findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The findings that the URL's `cause`, `job` and `sev` leave."""
+    cause, job, grade = (view.query.get(name, "") for name in ("cause", "job", "sev"))
+    return [
+        f
+        for f in findings
+        if (not cause or cause in (f["cause"], family(f["cause"])))
+        and (not job or f["scope"].get("job") == job)
+        and (not grade or grade == f["severity"])
+    ]
+
+
+def severity(name: str) -> Component:
+    """Severity by shape."""
+    return html.Span(className=f"sev {name}", role="img", title=name, **{"aria-label": name})
+
+
+def confidence(value: float) -> Component:
+    """Five boxes and the number."""
+    text = f"confidence {value:.2f}"
+    boxes = [html.I(className="on" if value > i / 5 else "") for i in range(5)]
+    return html.Span(boxes, className="conf", title=text, role="img", **{"aria-label": text})
+
+
+def pills(finding: Mapping[str, Any]) -> list[Component]:
+    """Severity and confidence in words."""
+    return [
+        html.Span(finding["severity"], className=f"pill {finding['severity']}"),
+        html.Span(f"confidence {finding['confidence']:.2f}", className="pill"),
+        *([] if finding["end"] is None else [html.Span("ended", className="pill")]),
+    ]
+
+
+def findings_table(view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "") -> Component:
+    """Findings, the costliest first unless the URL sorts them otherwise."""
+    keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "sev": lambda f: (_GRADES.get(f["severity"], 0), f["lost_gpu_seconds"]),
+        "cause": lambda f: title(f["cause"]),
+        "since": lambda f: view.answer.now.timestamp() - datetime.fromisoformat(f["start"]).timestamp(),
+        "lost": lambda f: float(f["lost_gpu_seconds"]),
+        "conf": lambda f: float(f["confidence"]),
+    }
+    key, down = sortable(view, "-lost", keys)
+    ordered = sorted(findings, key=keys[key], reverse=down)[:ROWS]
+    return table(
+        _COLUMNS,
+        [_row(view, f) for f in ordered],
+        nothing or "No finding in this range: nothing waits longer than it should.",
+        "Findings",
+        view,
+        [view.to(finding_path(f)) for f in ordered],
+    )
+
+
+def _row(view: View, finding: Mapping[str, Any]) -> tuple[Component, ...]:
+    why = next(iter(finding["evidence_for"]), None)
+    told = evidence_text(why) if why else "–"
+    step = next(iter(finding["next_steps"]), "")
+    job = finding["scope"]["job"]
+    name = view.answer.once(job_names).get(job, job)
+    return (
+        severity(finding["severity"]),
+        dcc.Link(cause_label(finding["cause"]), href=view.to(finding_path(finding))),
+        dcc.Link(name, href=view.to(job_path(job)), className="quiet", title=job) if job else "–",
+        scope_text(finding["scope"]),
+        html.Span(told, title=told),
+        ago(datetime.fromisoformat(finding["start"]), view.answer.now),
+        hours(finding["lost_gpu_seconds"]),
+        money(finding["cost"]),
+        confidence(finding["confidence"]),
+        html.Span(step, title=step),
+    )
+
+
+def evidence(items: Iterable[Mapping[str, Any]], against: Iterable[Mapping[str, Any]]) -> Component:
+    """Evidence for and against, told apart by sign as well as colour."""
+    marks = [("✓", "y", "for", i) for i in items] + [("✕", "n", "against", i) for i in against]
+    return html.Ul(
+        [
+            html.Li([html.Span(sign, className=f"mk {tone}", title=word), html.Div(evidence_text(item))])
+            for sign, tone, word, item in marks
+        ],
+        className="ev",
+    )
+
+
+def next_steps(cause: str, steps: Sequence[str]) -> Component:
+    """What to do, most effective first."""
+    known = steps or (CAUSES[cause].next_steps if cause in CAUSES else ())
+    return html.Ol([html.Li(step) for step in known], className="todo")

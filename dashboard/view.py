@@ -1,0 +1,76 @@
+"""What a page is made from: an answer, the state of the URL, the colours of the theme."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from wellfed.dashboard.data import Answer
+from wellfed.dashboard.theme import Skin
+
+__all__ = ["Component", "Page", "View", "gpu_path", "host_path", "job_path"]
+
+Component = Any
+
+#: State that goes with one from page to page.
+_CARRIED = ("from", "to")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One request. query: the state in the URL (`from,to,cause,job,sel,sort` and a page's own)."""
+
+    answer: Answer
+    path: str
+    query: Mapping[str, str]
+    skin: Skin
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The diagnosis as `wellfed diagnose --json` prints it."""
+        return self.answer.diagnosis.document
+
+    @property
+    def price(self) -> float | None:
+        """Money for one GPU-hour."""
+        found: float | None = self.document["price_per_gpu_hour"]
+        return found
+
+    def here(self, **changes: str) -> str:
+        """This page with some of its state changed; "" drops a key."""
+        return _address(self.path, {**self.query, **{k.rstrip("_"): v for k, v in changes.items()}})
+
+    def to(self, path: str, **state: str) -> str:
+        """Another page over the same range."""
+        kept = {name: self.query.get(name, "") for name in _CARRIED}
+        return _address(path, {**kept, **{k.rstrip("_"): v for k, v in state.items()}})
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """crumbs: where one is, with the page's only h1; main: the verdict first."""
+
+    crumbs: Sequence[Component]
+    main: Sequence[Component] = field(default_factory=tuple)
+
+
+def _address(path: str, state: Mapping[str, str]) -> str:
+    known = {name: value for name, value in state.items() if value}
+    return path + (f"?{urlencode(known)}" if known else "")
+
+
+def host_path(host: str) -> str:
+    """Path of a host's page."""
+    return f"/host/{quote(host, safe='')}"
+
+
+def gpu_path(host: str, gpu: Mapping[str, Any]) -> str:
+    """Path of a GPU's page, by its ordinal where it has one."""
+    return f"/gpu/{quote(host, safe='')}/{quote(str(gpu['index'] or gpu['gpu']), safe='')}"
+
+
+def job_path(job: str) -> str:
+    """Path of a job's page."""
+    return f"/job/{quote(job, safe='')}"

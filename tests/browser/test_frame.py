@@ -1,0 +1,125 @@
+"""What surrounds the pages: hostile names, a hub that goes away, data that grows old, hosts that fall silent."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import dashboards
+import pytest
+import uvicorn
+from dashboards import EVIL, Fixed
+
+from wellfed.dashboard.app import create_app
+from wellfed.dashboard.data import Answer
+from wellfed.dashboard.ranges import Range
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def source() -> Fixed:
+    return dashboards.simulated_fleet(duration=300)
+
+
+class Shown:
+    """A source whose answer a test changes. An error is raised."""
+
+    simulated = True
+
+    def __init__(self, made: Answer) -> None:
+        self.made: Answer | Exception = made
+
+    def answer(self, wanted: Range) -> Answer:
+        if isinstance(self.made, Exception):
+            raise self.made
+        return self.made
+
+
+@contextmanager
+def served(source: Shown) -> Iterator[tuple[str, uvicorn.Server]]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(source).server, log_level="critical", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+def fresh(source: Fixed, age: float = 0.0) -> Answer:
+    """The fleet's answer as if its last window had ended `age` seconds ago."""
+    now = datetime.now(UTC)
+    last = now - timedelta(seconds=age)
+    return replace(source.made, range=Range("1h", now - timedelta(hours=1), now, True), last=last, now=now)
+
+
+def test_a_job_whose_name_is_markup_is_text_on_every_page(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    visit.page.on("dialog", lambda dialog: visit.errors.append(f"dialog: {dialog.message}"))
+    with served(Shown(fresh(source))) as (address, _):
+        for path in (
+            "/jobs",
+            f"/job/{quote(EVIL, safe='')}",
+            "/?by=job",
+            "/storage",
+            "/efficiency",
+            "/pipeline",
+        ):
+            page = visit.open(address + path)
+            page.wait_for_selector("main h2")
+            assert page.locator("img[src=x]").count() == 0, path
+            assert EVIL in page.inner_text("body"), path
+    visit.clean()
+
+
+def test_a_hub_that_goes_away_leaves_its_last_page_and_a_banner(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    with served(Shown(fresh(source))) as (address, server):
+        page = visit.open(address + "/jobs")
+        rows = page.locator("main tr[data-href]").count()
+        server.should_exit = True
+        page.wait_for_selector("#offline:has-text('does not answer')")
+        assert page.locator("main tr[data-href]").count() == rows > 5
+
+
+def test_a_page_that_fails_keeps_what_it_showed_under_a_banner(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    shown = Shown(fresh(source))
+    with served(shown) as (address, _):
+        page = visit.open(address + "/jobs")
+        page.wait_for_selector("main tr[data-href]")
+        shown.made = OSError("disk on fire")
+        page.wait_for_selector("#banner [role=alert]:has-text('from before')")
+        assert page.locator("main tr[data-href]").count() > 5
+        assert "disk on fire" not in page.inner_text("body")
+        shown.made = replace(fresh(source), revision=7)
+        page.wait_for_selector("#banner [role=alert]", state="detached")
+    visit.clean()
+
+
+def test_old_data_is_dimmed_and_says_its_age(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    with served(Shown(fresh(source, age=125))) as (address, _):
+        page = visit.open(address + "/")
+        page.wait_for_selector("body.stale #age:has-text('2 min old')")
+    visit.clean()
+
+
+def test_silent_hosts_are_counted_in_a_banner(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    hosts = source.diagnosis.hosts
+    silent = hosts.filter(
+        (hosts["host"] != "r01-n01") | (hosts["ts"] < hosts["ts"].max() - timedelta(seconds=60))
+    )
+    made = replace(source.made, diagnosis=replace(source.diagnosis, hosts=silent), _derived={})
+    with served(Shown(made)) as (address, _):
+        page = visit.open(address + "/jobs")
+        page.wait_for_selector("#banner:has-text('9 of 10 hosts reporting')")
+        page.click("#banner a")
+        page.wait_for_selector("main td:has-text('r01-n01')")
+    visit.clean()
