@@ -31,6 +31,7 @@ from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
 from wellfed.dashboard.ranges import parse_range
 from wellfed.dashboard.registry import PAGES
+from wellfed.prices import Prices
 
 BUDGET = {"p95": 150.0, "kB": 30.0, "cold": 3.5, "MB": 3.0}
 RANGE = "1h"
@@ -48,7 +49,7 @@ def main() -> None:
             begin = datetime.fromtimestamp(time.time() // 10 * 10 - 60 * options.minutes, UTC)
             for part in FleetStream(seed=1, gpus=gpus, start=begin).history(60 * options.minutes):
                 store.append(part)
-            source = StoreSource(store, price=2.5, simulated=True)
+            source = StoreSource(store, price=Prices(2.5), simulated=True)
             wall, cpu = time.monotonic(), time.process_time()
             answer = source.answer(parse_range(RANGE, None, datetime.now(UTC)))
             told = f"diagnosis {time.monotonic() - wall:.1f} s, CPU {time.process_time() - cpu:.1f} s"
@@ -96,7 +97,7 @@ def callbacks(address: str, pages: list[str], rounds: int) -> None:
             "url.pathname": path,
             "url.search": f"?from={RANGE}",
             "theme.data": "dark",
-            "tick.n_intervals": 1,
+            "beat.data": 1,
         }
         body = json.dumps(
             {

@@ -114,7 +114,7 @@ def _render(app: Dash, source: Source, notes: Notes) -> None:
         Input("url", "pathname"),
         Input("url", "search"),
         Input("theme", "data"),
-        Input("tick", "n_intervals"),
+        Input("beat", "data"),
         State("seen", "data"),
     )
     async def update(
@@ -154,6 +154,7 @@ def _in_browser() -> None:
     def run(name: str, *what: Input | Output | State, first: bool = False) -> None:
         clientside_callback(ClientsideFunction("wellfed", name), *what, prevent_initial_call=not first)
 
+    run("beat", Output("beat", "data"), Input("tick", "n_intervals"))
     run("theme", Output("theme", "data"), Input("skin", "n_clicks"), first=True)
     run("shown", Output("frame", "data-shown"), Input("facts", "data"), first=True)
     run("leave", Output("frame", "data-at"), Input("url", "pathname"), Input("url", "search"), first=True)

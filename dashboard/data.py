@@ -46,7 +46,7 @@ _P = ParamSpec("_P")
 class Answer:
     """A range with its tables and diagnosis. last: end of the newest window, None without data.
 
-    revision: of the store, as it was read; now: when.
+    revision: of the store, as it was read; now: when; prices: of GPU time.
     """
 
     range: Range
@@ -55,6 +55,7 @@ class Answer:
     last: datetime | None
     now: datetime
     revision: int = 0
+    prices: Prices | None = None
     _derived: dict[tuple[object, ...], object] = field(default_factory=dict)
     _asked: dict[tuple[object, ...], Callable[[Answer], object]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -161,7 +162,7 @@ class StoreSource:
         diagnosis = diagnose(tables, start=wanted.start, end=wanted.end, price=self.price)
         lasts = [frame.select(pl.col("ts").max()).collect().item() for frame in tables.values()]
         last = max((ts for ts in lasts if ts is not None), default=None)
-        made = Answer(wanted, tables, diagnosis, last, datetime.now(UTC), revision)
+        made = Answer(wanted, tables, diagnosis, last, datetime.now(UTC), revision, self.price)
         if earlier is not None:
             made.prepare(earlier)
         with self._lock:

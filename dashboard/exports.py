@@ -7,7 +7,6 @@ import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from wellfed.dashboard.spending import Spent, by_cause, by_owner
 from wellfed.dashboard.view import View
@@ -50,27 +49,26 @@ def _rows(view: View) -> list[tuple[object, ...]]:
         (name, view.answer.once(by_owner, column)) for name, column in _OWNERS
     ]
     parts.append(("cause", view.answer.once(by_cause)))
-    return [_row(view, by, spent) for by, found in parts for spent in found]
+    return [_row(by, spent) for by, found in parts for spent in found]
 
 
-def _row(view: View, by: str, spent: Spent) -> tuple[object, ...]:
-    cost = partial(_cost, view.price)
+def _row(by: str, spent: Spent) -> tuple[object, ...]:
     return (
         by,
         _harmless(spent.name),
         spent.gpus,
         round(spent.covered / 3600, 4),
         round(spent.lost / 3600, 4),
-        cost(spent.covered),
-        cost(spent.lost),
+        _rounded(spent.cost),
+        _rounded(spent.cost_lost),
         _kwh(spent.joules),
         _kwh(spent.joules_lost),
         spent.mostly,
     )
 
 
-def _cost(price: float | None, seconds: float) -> float | str:
-    return "" if price is None else round(seconds / 3600 * price, 4)
+def _rounded(value: float | None) -> float | str:
+    return "" if value is None else round(value, 4)
 
 
 def _kwh(joules: float | None) -> float | str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC
 
 from dash import dcc, html
 
 from wellfed.dashboard.facts import reporting
-from wellfed.dashboard.ranges import RANGES
+from wellfed.dashboard.ranges import RANGES, Range
 from wellfed.dashboard.registry import PAGES, entry
 from wellfed.dashboard.search import Hit
 from wellfed.dashboard.view import Component, View
@@ -41,6 +42,7 @@ def frame(simulated: bool) -> Component:
         [
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Interval(id="tick", interval=INTERVAL),
+            dcc.Store(id="beat"),
             dcc.Store(id="theme"),
             dcc.Store(id="seen"),
             dcc.Store(id="facts"),
@@ -150,7 +152,7 @@ def pick(view: View) -> list[Component]:
         dcc.Link(name, href=view.here(from_=name, to=""), className="on" if shown.text == name else "")
         for name in RANGES
     ]
-    custom = "" if shown.text in RANGES else shown.text
+    custom = "" if shown.text in RANGES else shown.text if shown.live else _short(shown)
     form = html.Div(
         [
             html.Label("From", htmlFor="from"),
@@ -169,6 +171,13 @@ def pick(view: View) -> list[Component]:
     )
     label = html.Summary(custom or "…", title="Another range", className="on" if custom else "")
     return [*links, html.Details([label, form], id="custom")]
+
+
+def _short(shown: Range) -> str:
+    """`Mar 02 09:00 – 12:00`, for the little room in the head."""
+    start, end = (moment.astimezone(UTC) for moment in (shown.start, shown.end))
+    until = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%b %d %H:%M}"
+    return f"{start:%b %d %H:%M} – {until}"
 
 
 def banner(view: View) -> list[Component]:
@@ -232,5 +241,5 @@ def _reporting(view: View) -> list[Component]:
     return [
         html.Span(className=tone),
         f"{now:,} / {known:,} hosts",
-        html.Span(f" · {age}" if view.answer.range.live else ""),
+        html.Span(f"{age} old" if view.answer.range.live else ""),
     ]

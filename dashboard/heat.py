@@ -13,13 +13,17 @@ import numpy as np
 from wellfed.dashboard.figures import Array, Figure, layout, packed, plain, steps, time_axis
 from wellfed.dashboard.theme import Skin
 
-__all__ = ["NOTHING", "Racks", "amounts_map", "rack_map", "racks", "states_map"]
+__all__ = ["Racks", "amounts_map", "natural", "rack_map", "racks", "states_map"]
 
-#: A cell where there is no GPU.
-NOTHING = 255
+#: Hosts of a block: (name, position) of their GPUs.
+_Hosts = dict[str, list[tuple[str, int]]]
+
 _RACK = re.compile(r"^(.*?\d+)[-_.]")
 #: Hosts of a block.
 _TALL = 16
+#: Blocks beyond which names would overlap.
+_LABELLED = 96
+_NUMBERS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,14 @@ class Racks:
 
 def racks(gpus: Sequence[tuple[str, str, str]]) -> Racks:
     """Blocks of up to 16 hosts of a rack, a row a host. gpus: (host, index, id); at least one."""
-    by_rack: dict[str, dict[str, list[tuple[str, int]]]] = {}
-    order = sorted(range(len(gpus)), key=lambda n: (gpus[n][0], gpus[n][1].zfill(4), gpus[n][2]))
+    by_rack: dict[str, _Hosts] = {}
+    order = sorted(range(len(gpus)), key=lambda n: (natural(gpus[n][0]), gpus[n][1].zfill(4), gpus[n][2]))
     for n in order:
         host, index, gpu = gpus[n]
         by_rack.setdefault(rack_of(host), {}).setdefault(host, []).append((index or gpu, n))
     blocks = [(name, part) for name, hosts in by_rack.items() for part in _split(hosts)]
+    if len(blocks) > _LABELLED:
+        blocks = _joined(blocks)
     tall = max(len(hosts) for _, hosts in blocks)
     wide = max(len(row) for _, hosts in blocks for row in hosts.values())
     across = _across(len(blocks), (tall + 2) / (wide + 1))
@@ -67,6 +73,23 @@ def rack_of(host: str) -> str:
     return match[1] if match else "hosts"
 
 
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Sorts r9 before r10."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in _NUMBERS.split(name) if part)
+
+
+def _joined(blocks: Sequence[tuple[str, _Hosts]]) -> list[tuple[str, _Hosts]]:
+    """Neighbouring racks of few hosts in one block."""
+    out: list[tuple[str, _Hosts]] = []
+    for name, hosts in blocks:
+        if out and len(out[-1][1]) + len(hosts) <= _TALL:
+            first, together = out[-1]
+            out[-1] = (f"{first.partition('–')[0]}–{name}", together | hosts)
+        else:
+            out.append((name, hosts))
+    return out
+
+
 def _across(blocks: int, shape: float) -> int:
     """Blocks a row: near the card's proportions, with few empty places. shape: height over width of one."""
     ideal = math.sqrt(blocks * 2.6 * shape)
@@ -74,7 +97,7 @@ def _across(blocks: int, shape: float) -> int:
     return min(empty, key=lambda n: abs(math.log(n / ideal)) + 0.5 * empty[n] / blocks)
 
 
-def _split(hosts: Mapping[str, list[tuple[str, int]]]) -> list[dict[str, list[tuple[str, int]]]]:
+def _split(hosts: _Hosts) -> list[_Hosts]:
     items = list(hosts.items())
     return [dict(items[i : i + _TALL]) for i in range(0, len(items), _TALL)]
 
@@ -120,9 +143,9 @@ def rack_map(skin: Skin, where: Racks, codes: Array, colours: Sequence[str], sil
             "text": plain(name),
             "showarrow": False,
             "yanchor": "bottom",
-            "font": {"size": 10 if big else 11, "color": skin.ink_3},
+            "font": {"size": 9 if len(where.labels) > 40 else 11, "color": skin.ink_3},
         }
-        for x, y, name in where.labels
+        for x, y, name in (where.labels if len(where.labels) <= _LABELLED else ())
     ]
     return {
         "data": traces,

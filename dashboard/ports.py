@@ -10,7 +10,7 @@ import polars as pl
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.derive import binned, grid_of, per_second
 from wellfed.dashboard.figures import Array
-from wellfed.dashboard.heat import rack_of
+from wellfed.dashboard.heat import natural, rack_of
 
 __all__ = [
     "MEASURES",
@@ -169,9 +169,10 @@ def by_rail(answer: Answer, by: str) -> Rails:
         chosen.with_columns(pl.col("host").replace_strict(names, return_dtype=pl.String).alias("rack"))
         .group_by("rack", "port")
         .agg(MEASURES[by].value.mean().alias("value"))
-        .sort("rack", "port")
         .pivot("port", index="rack", values="value")
     )
+    order = sorted(range(wide.height), key=lambda n: natural(wide["rack"][n]))
+    wide = wide[order]
     rails = sorted(c for c in wide.columns if c != "rack")
     return Rails(wide["rack"].to_list(), rails, wide.select(rails).rows())
 

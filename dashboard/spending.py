@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from wellfed.analysis.windows import on_grid
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import owners
 
 __all__ = ["Spent", "by_cause", "by_owner", "capacity"]
 
-_GAP = 3.5
-
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """GPU-seconds and joules of an owner or cause. joules: None where no GPU tells its energy."""
+    """GPU-seconds, joules and money of an owner or cause; None where it is not known."""
 
     name: str
     gpus: int
@@ -26,49 +23,32 @@ class Spent:
     lost: float
     joules: float | None
     joules_lost: float | None
+    cost: float | None
+    cost_lost: float | None
     mostly: str
 
 
-def _energy(answer: Answer) -> pl.DataFrame:
-    """ts, host, gpu, joules of each window; a fall or a gap is left out."""
-    window = float(answer.diagnosis.document["window_seconds"])
-    ms = pl.col("ts").dt.epoch("ms")
-    same = pl.col("_key") == pl.col("_key").shift()
-    used, seconds = pl.col("energy_joules").diff(), ms.diff() / 1000
-    return (
-        answer.tables["gpu"]
-        .select("ts", "host", "gpu", "energy_joules")
-        .with_columns(pl.struct("host", "gpu").hash().alias("_key"))
-        .sort("_key", "ts")
-        .select(
-            # The grid that the diagnosis puts windows on.
-            on_grid(window).alias("ts"),
-            "host",
-            "gpu",
-            pl.when(same & (seconds > 0) & (seconds <= _GAP * window) & (used >= 0))
-            .then(used)
-            .alias("joules"),
-        )
-        .drop_nulls("joules")
-        .collect(engine="streaming")
-    )
+def _used(answer: Answer) -> pl.DataFrame:
+    """The diagnosis' usage by GPU and job, with its price."""
+    used, prices = answer.diagnosis.usage, answer.prices
+    known = {model: prices.of(model) if prices else None for model in used["model"].unique().to_list()}
+    price = pl.Series("price", [known[model] for model in used["model"].to_list()], dtype=pl.Float64)
+    return used.with_columns(price / 3600)
 
 
-def _windows(answer: Answer) -> pl.DataFrame:
-    """A row a job, host, GPU and job: covered and lost seconds, joules, and the joules of lost time."""
-    burnt = pl.col("joules") * (pl.col("lost_seconds") / pl.col("covered_seconds")).clip(0, 1)
-    return (
-        answer.diagnosis.windows.lazy()
-        .select("ts", "host", "gpu", "job", "covered_seconds", "lost_seconds")
-        .join(answer.once(_energy).lazy(), on=["ts", "host", "gpu"], how="left")
-        .with_columns(pl.when(pl.col("covered_seconds") > 0).then(burnt).alias("burnt"))
-        .group_by("job", "host", "gpu")
-        .agg(
-            pl.col("covered_seconds", "lost_seconds", "burnt").sum(),
-            pl.when(pl.col("joules").count() > 0).then(pl.col("joules").sum()).alias("joules"),
-        )
-        .collect(engine="streaming")
-    )
+def _summed() -> list[pl.Expr]:
+    cost, cost_lost = (pl.col("price") * pl.col(c) for c in ("covered_seconds", "lost_seconds"))
+    known = {
+        "joules": pl.col("joules"),
+        "joules_lost": pl.col("joules_lost"),
+        "cost": cost,
+        "cost_lost": cost_lost,
+    }
+    return [
+        pl.struct("host", "gpu").n_unique().alias("gpus"),
+        pl.col("covered_seconds", "lost_seconds").sum(),
+        *(pl.when(e.count() > 0).then(e.sum()).alias(name) for name, e in known.items()),
+    ]
 
 
 def by_owner(answer: Answer, owner: str) -> list[Spent]:
@@ -78,31 +58,28 @@ def by_owner(answer: Answer, owner: str) -> list[Spent]:
         names = {job: of.get("name") or job for job, of in named.items()}
     else:
         names = {job: of.get(owner) or "not said" for job, of in named.items()}
-    known = answer.once(_windows).with_columns(
-        pl.col("job")
-        .replace_strict(names, default=pl.col("job"), return_dtype=pl.String)
-        .fill_null("no job")
-        .alias("name")
-    )
-    summed = known.group_by("name").agg(
-        pl.struct("host", "gpu").n_unique().alias("gpus"),
-        pl.col("covered_seconds", "lost_seconds", "burnt").sum(),
-        pl.when(pl.col("joules").count() > 0).then(pl.col("joules").sum()).alias("joules"),
-    )
+    who = pl.col("job").replace_strict(names, default=pl.col("job"), return_dtype=pl.String)
+    rows = answer.once(_used).group_by(who.fill_null("no job").alias("name")).agg(_summed())
     causes = _mostly(answer, {job: str(name) for job, name in names.items()})
-    rows = [
+    return _spent(rows, causes)
+
+
+def _spent(rows: pl.DataFrame, causes: Mapping[str, str]) -> list[Spent]:
+    found = [
         Spent(
             r["name"],
             r["gpus"],
-            r["covered_seconds"],
-            r["lost_seconds"],
+            r["covered_seconds"] or 0.0,
+            r["lost_seconds"] or 0.0,
             r["joules"],
-            None if r["joules"] is None else r["burnt"],
+            r["joules_lost"],
+            r["cost"],
+            r["cost_lost"],
             causes.get(r["name"], ""),
         )
-        for r in summed.iter_rows(named=True)
+        for r in rows.iter_rows(named=True)
     ]
-    return sorted(rows, key=lambda s: (-s.lost, s.name))
+    return sorted(found, key=lambda s: (-s.lost, s.name))
 
 
 def _mostly(answer: Answer, names: dict[str, str]) -> dict[str, str]:
@@ -118,30 +95,25 @@ def _mostly(answer: Answer, names: dict[str, str]) -> dict[str, str]:
 
 
 def by_cause(answer: Answer) -> list[Spent]:
-    """By cause, what lost most first; energy burnt while waiting for it."""
-    shares = answer.diagnosis.shares
-    if shares.is_empty():
-        return []
-    burnt = pl.col("joules") * (pl.col("lost_seconds") / pl.col("covered_seconds")).clip(0, 1)
-    key = ["ts", "host", "gpu"]
+    """By cause, what lost most first; a GPU's lost energy goes to its causes by the time they took."""
+    key = ["host", "gpu", "job"]
+    part = pl.col("lost_seconds") / pl.col("lost_seconds").sum().over(key)
+    used = answer.once(_used).select(*key, "joules_lost", "price")
     rows = (
-        shares.lazy()
-        .select(*key, "cause", "lost_seconds")
-        .join(answer.diagnosis.windows.lazy().select(*key, "covered_seconds"), on=key, how="left")
-        .join(answer.once(_energy).lazy(), on=key, how="left")
-        .group_by("cause")
-        .agg(
-            pl.struct("host", "gpu").n_unique().alias("gpus"),
-            pl.col("lost_seconds").sum(),
-            pl.when(pl.col("joules").count() > 0).then(burnt.sum()).alias("burnt"),
+        answer.diagnosis.shares.group_by(*key, "cause")
+        .agg(pl.col("lost_seconds").sum())
+        .with_columns(part.alias("part"))
+        .join(used, on=key, how="left", nulls_equal=True)
+        .with_columns(
+            (pl.col("joules_lost") * pl.col("part")).alias("joules_lost"),
+            pl.lit(None, dtype=pl.Float64).alias("joules"),
+            pl.lit(0.0).alias("covered_seconds"),
+            pl.col("cause").alias("name"),
         )
-        .sort("lost_seconds", "cause", descending=[True, False])
-        .collect(engine="streaming")
+        .group_by("name")
+        .agg(_summed())
     )
-    return [
-        Spent(r["cause"], r["gpus"], 0.0, r["lost_seconds"], r["burnt"], r["burnt"], r["cause"])
-        for r in rows.iter_rows(named=True)
-    ]
+    return _spent(rows, {name: name for name in rows["name"].to_list()})
 
 
 def capacity(answer: Answer) -> Sequence[tuple[str, float]]:

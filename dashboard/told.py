@@ -18,8 +18,9 @@ from wellfed.dashboard.words import ago, evidence_text, family, hours, money, sc
 __all__ = [
     "confidence",
     "evidence",
-    "finding_path",
+    "finding_link",
     "findings_table",
+    "named",
     "next_steps",
     "pills",
     "severity",
@@ -42,9 +43,29 @@ _COLUMNS = (
 )
 
 
-def finding_path(finding: Mapping[str, Any]) -> str:
-    """Path of a finding's page."""
-    return f"/findings/{quote(str(finding['id']), safe='')}"
+def finding_link(view: View, finding: Mapping[str, Any]) -> str:
+    """Address of a finding's page.
+
+    A finding that began before a moving range begins with it, so its id changes; what it is about does not.
+    """
+    scope = finding["scope"]
+    about = {"cause": finding["cause"], "job": scope["job"] or "", "host": next(iter(scope["hosts"]), "")}
+    return view.to(f"/findings/{quote(str(finding['id']), safe='')}", **about)
+
+
+def named(view: View, id_: str) -> Mapping[str, Any] | None:
+    """The finding of an id, else the costliest one about what the URL says, else None."""
+    findings = view.document["findings"]
+    cause, job, host = (view.query.get(name, "") for name in ("cause", "job", "host"))
+    exact = next((f for f in findings if f["id"] == id_), None)
+    return exact or next(
+        (
+            f
+            for f in findings
+            if cause == f["cause"] and job == (f["scope"]["job"] or "") and host in f["scope"]["hosts"]
+        ),
+        None,
+    )
 
 
 def wanted(view: View, findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -97,7 +118,7 @@ def findings_table(view: View, findings: Sequence[Mapping[str, Any]], nothing: s
         nothing or "No finding in this range: nothing waits longer than it should.",
         "Findings",
         view,
-        [view.to(finding_path(f)) for f in ordered],
+        [finding_link(view, f) for f in ordered],
     )
 
 
@@ -109,7 +130,7 @@ def _row(view: View, finding: Mapping[str, Any]) -> tuple[Component, ...]:
     name = view.answer.once(job_names).get(job, job)
     return (
         severity(finding["severity"]),
-        dcc.Link(cause_label(finding["cause"]), href=view.to(finding_path(finding))),
+        dcc.Link(cause_label(finding["cause"]), href=finding_link(view, finding)),
         dcc.Link(name, href=view.to(job_path(job)), className="quiet", title=job) if job else "–",
         scope_text(finding["scope"]),
         html.Span(told, title=told),

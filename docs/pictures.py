@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent / "pictures"
-PAGES = {"fleet": "/", "gpu": "/gpu/r01-n01/0", "findings": "/findings"}
+PAGES = {"fleet": "/", "gpu": "/gpu/r01-n01/0", "findings": "/findings", "pipeline": "/pipeline"}
 
 
 def main() -> None:
@@ -34,9 +35,12 @@ def main() -> None:
             browser = playwright.chromium.launch(
                 executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
             )
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="dark")
+            now = datetime.now(UTC).replace(microsecond=0)
+            # A range that does not move: no picture is dimmed because this machine was busy.
+            shown = f"from={now - timedelta(minutes=30):%Y-%m-%dT%H:%M:%SZ}&to={now:%Y-%m-%dT%H:%M:%SZ}"
             for name, path in PAGES.items():
-                page.goto(f"http://{address}{path}")
+                page.goto(f"http://{address}{path}?{shown}")
                 page.wait_for_selector("#verdict", timeout=60_000)
                 page.wait_for_timeout(2_500)
                 page.screenshot(path=HERE / f"{name}-dark.png")

@@ -8,8 +8,10 @@ from pathlib import Path
 from wellfed.cli import COMMANDS
 from wellfed.collectors.catalog import DERIVED_OTLP, TABLES, Otlp
 from wellfed.options import OPTIONS
+from wellfed.rules import RULES, catalogue, thresholds
 
 HERE = Path(__file__).parent
+OPERATOR = HERE.parent / "deploy" / "kubernetes" / "components" / "prometheus-operator"
 
 
 def metrics() -> str:
@@ -87,9 +89,46 @@ def commands() -> str:
     return "\n".join(out) + "\n"
 
 
+def alerts() -> str:
+    """docs/alerts.md: every alert and threshold."""
+    out = [(HERE / "alerts.head.md").read_text()]
+    for name in RULES:
+        out += [f"## {name}", "", "| alert | severity | after | what | thresholds |", "|---|---|---|---|---|"]
+        for alert in catalogue(name):
+            used = ", ".join(f"`{threshold}`" for threshold in alert.thresholds)
+            out.append(
+                f"| [{alert.name}](../alerts/runbooks/{alert.name}.md) | {alert.severity} "
+                f"| {alert.wait or 'at once'} | {alert.summary} | {used} |"
+            )
+        out.append("")
+    out += ["## Thresholds", "", "| name | default | what |", "|---|---|---|"]
+    out += [f"| `{t.name}` | {t.value} | {t.help} |" for t in thresholds().values()]
+    return "\n".join(out) + "\n"
+
+
+def prometheus_rule() -> str:
+    """alerts/wellfed.rules.yml as an object of the Prometheus operator."""
+    rules = (HERE.parent / "alerts" / RULES[0]).read_text()
+    head = (
+        "# Generated from alerts/wellfed.rules.yml by `make docs`.\n"
+        "apiVersion: monitoring.coreos.com/v1\n"
+        "kind: PrometheusRule\n"
+        "metadata:\n"
+        "  name: wellfed\n"
+        "spec:\n"
+    )
+    body = rules[rules.index("groups:\n") :]
+    return head + "".join(f"  {line}" if line.strip() else line for line in body.splitlines(keepends=True))
+
+
 def pages() -> Mapping[Path, str]:
     """Every generated page with its text."""
-    return {HERE / "metrics.md": metrics(), HERE / "commands.md": commands()}
+    return {
+        HERE / "metrics.md": metrics(),
+        HERE / "commands.md": commands(),
+        HERE / "alerts.md": alerts(),
+        OPERATOR / "rules.yaml": prometheus_rule(),
+    }
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from wellfed.collectors.catalog import TABLES
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.ranges import Range
 from wellfed.dashboard.registry import PAGES
+from wellfed.prices import Prices
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 EVIL = "<img src=x onerror=alert(1)>"
@@ -30,7 +31,7 @@ class Fixed:
         shown = Range("1h", NOW - timedelta(hours=1), NOW, True)
         self.tables = tables
         self.diagnosis = diagnosis
-        self.made = Answer(shown, tables, diagnosis, last, NOW)
+        self.made = Answer(shown, tables, diagnosis, last, NOW, prices=Prices(2.5))
 
     def answer(self, wanted: Range) -> Answer:
         return self.made

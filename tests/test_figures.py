@@ -45,6 +45,14 @@ def test_ten_thousand_gpus_are_a_small_picture() -> None:
     figure = rack_map(DARK, where, np.zeros(len(gpus), dtype=np.uint8), [DARK.productive])
     assert len(json.dumps(figure)) < 40_000
     assert where.shape[0] * where.shape[1] < 2 * 10_240
+    assert len(figure["layout"]["annotations"]) == 80
+
+
+def test_small_racks_share_a_block_where_there_are_many_and_r9_comes_before_r10() -> None:
+    gpus = [(f"r{n // 4}-n{n % 4}", str(i), f"GPU-{n}-{i}") for n in range(1280) for i in range(8)]
+    names = [name for _, _, name in racks(gpus).labels]
+    assert names[:3] == ["r0–r3", "r4–r7", "r8–r11"]
+    assert len(names) == 80
 
 
 def test_a_gap_is_hatched_and_a_line_does_not_bridge_it() -> None:

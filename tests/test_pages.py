@@ -20,6 +20,7 @@ from wellfed.dashboard.pages import inference
 from wellfed.dashboard.registry import PAGES
 from wellfed.dashboard.search import find
 from wellfed.dashboard.theme import SKINS
+from wellfed.dashboard.told import finding_link
 from wellfed.dashboard.waterfall import waterfall
 from wellfed.dashboard.words import amount, count, hours, money, share
 
@@ -161,7 +162,19 @@ def test_findings_are_filtered_and_sorted_as_the_address_says(source: Fixed) -> 
     page = json.loads(rendered(source, "/findings", "?sort=lost"))
     links = [n["data-href"] for n in nodes(page, dict) if "data-href" in n]  # type: ignore[index,operator]
     cheapest = min(findings, key=lambda f: f["lost_gpu_seconds"])
-    assert links[0] == f"/findings/{cheapest['id']}"
+    assert links[0].split("?")[0] == f"/findings/{cheapest['id']}"
+
+
+def test_a_finding_is_found_again_when_its_id_has_moved_on(source: Fixed) -> None:
+    finding = source.diagnosis.document["findings"][0]
+    view = app.view_of(source, "/findings", "?from=15m")
+    link = finding_link(view, finding)
+    path, _, query = link.partition("?")
+    assert "from=15m" in query
+    for asked in (path, "/findings/0123456789ab"):
+        text = texts(json.loads(rendered(source, asked, query)))
+        assert hours(finding["lost_gpu_seconds"]) in text
+    assert "not in the range" in rendered(source, "/findings/0123456789ab", "from=15m")
 
 
 def test_search_finds_gpus_hosts_jobs_and_users(source: Fixed) -> None:

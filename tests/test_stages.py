@@ -102,3 +102,11 @@ def test_a_healthy_job_has_no_narrow_stage() -> None:
     top = highest(healthy.made, "", 4)
     assert len(top.names) == 4
     assert list(top.tops) == sorted(top.tops, key=lambda t: -(t or 0.0))
+
+
+def test_a_port_with_errors_is_named() -> None:
+    broken = Scenario("link-errors", gpus=16, duration=1800)
+    ports = port_rows(broken.made)
+    worst = ports.sort("errors")["name"][-1]
+    assert ports["errors"].max() > 0
+    assert worst in broken.verdict("/fabric")

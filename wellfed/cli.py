@@ -120,6 +120,13 @@ COMMANDS: Mapping[str, Command] = {
             "wellfed store export --out DIR --from 6h",
             ("check", "repair", "export"),
         ),
+        Command(
+            "alerts",
+            "write the alert rules, with thresholds of your own",
+            ("write", "threshold", "price", "runbooks"),
+            "wellfed.rules:alerts",
+            "wellfed alerts --write DIR --threshold starved_share=0.2",
+        ),
     )
 }
 
@@ -153,7 +160,10 @@ def parser() -> argparse.ArgumentParser:
             if option.boolean:
                 sub.add_argument(option.flag, dest=name, action="store_true", default=None, help=option.help)
             else:
-                sub.add_argument(option.flag, dest=name, metavar=option.metavar, help=option.help + default)
+                action = "append" if option.repeats else "store"
+                sub.add_argument(
+                    option.flag, dest=name, action=action, metavar=option.metavar, help=option.help + default
+                )
     return top
 
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from wellfed.errors import UserError
 from wellfed.prices import Prices
 
-__all__ = ["OPTIONS", "Option", "parse_size", "parse_time", "read_config", "resolve"]
+__all__ = ["OPTIONS", "Option", "parse_pairs", "parse_size", "parse_time", "read_config", "resolve"]
 
 
 def _text(text: str) -> str:
@@ -45,6 +45,17 @@ def _whole(text: str) -> int:
     if value < 1:
         raise ValueError("must be 1 or more")
     return value
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """`name=value,other=value`; a name given again counts last. Raises ValueError."""
+    pairs = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise ValueError("write name=value, several separated by commas")
+        pairs[name] = value
+    return pairs
 
 
 def _seed(text: str) -> int:
@@ -90,6 +101,8 @@ class Option:
     default: object = None
     metavar: str = "TEXT"
     table: Callable[[Mapping[str, object]], object] | None = None
+    #: The flag may be given again; together they read like one value with commas.
+    repeats: bool = False
 
     @property
     def flag(self) -> str:
@@ -204,6 +217,16 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
     Option("gpus", "GPUs to simulate", _whole, None, "N"),
     Option("seed", "seed of the simulation", _seed, 1, "N"),
+    Option("write", "folder to write the rules to (default: print the thresholds)", metavar="DIR"),
+    Option(
+        "threshold",
+        "another value for a threshold of docs/alerts.md; may be given again",
+        parse_pairs,
+        None,
+        "NAME=VALUE",
+        repeats=True,
+    ),
+    Option("runbooks", "where runbook links point to (default: the runbooks written)", metavar="URL"),
     Option("log_level", "debug, info, warning or error", default="warning", metavar="LEVEL"),
 )
 
@@ -245,7 +268,7 @@ def read_config(path: str) -> dict[str, object]:
 
 
 def resolve(
-    names: tuple[str, ...], flags: Mapping[str, str | bool | None], environ: Mapping[str, str]
+    names: tuple[str, ...], flags: Mapping[str, str | list[str] | bool | None], environ: Mapping[str, str]
 ) -> dict[str, object]:
     """Values of the named options: flag, else environment, else file, else default. Raises UserError."""
     path = flags.get("config") or environ.get(OPTIONS["config"].variable)
@@ -255,7 +278,8 @@ def resolve(
         option = OPTIONS[name]
         given = flags.get(name)
         if given is not None and given is not False:
-            values[name] = True if given is True else _parse(option, str(given), option.flag)
+            text = ",".join(given) if isinstance(given, list) else str(given)
+            values[name] = True if given is True else _parse(option, text, option.flag)
         elif environ.get(option.variable, "") != "":
             values[name] = _parse(option, environ[option.variable], option.variable)
         elif name in config:

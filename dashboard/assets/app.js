@@ -6,6 +6,7 @@
   var before = [];         // queries one looked closer from
   var paused = false;
   var at = null;
+  var held = false;        // a mouse button is down
 
   function el(id) { return document.getElementById(id); }
 
@@ -55,6 +56,8 @@
     });
   }
 
+  document.addEventListener("mousedown", function () { held = true; }, true);
+  document.addEventListener("mouseup", function () { held = false; }, true);
   setInterval(watch, 1000);
   setInterval(heartbeat, 5000);
 
@@ -107,6 +110,9 @@
       });
       wellfed.visit(location.pathname + said(state));
     },
+
+    /* No update under a hand that drags, or for nobody. */
+    beat: function (n) { return held || document.hidden ? none() : n; },
 
     theme: function (clicks) {
       var name = chosenTheme();

@@ -121,7 +121,7 @@ def _causes(view: View, causes: Sequence[Spent]) -> Component:
             cause_label(s.name),
             f"{s.gpus:,}",
             hours(s.lost),
-            money(None if view.price is None else s.lost / 3600 * view.price),
+            money(s.cost_lost),
             energy(s.joules_lost),
         )
         for s in causes
@@ -151,8 +151,8 @@ def _owners(view: View, owned: Sequence[Spent], what: str, by: str) -> Component
             share(1 - s.lost / s.covered if s.covered else None),
             hours(s.lost),
             bar(s.lost / most, family(s.mostly) if s.mostly else "", title(s.mostly)),
-            money(None if view.price is None else s.covered / 3600 * view.price),
-            money(None if view.price is None else s.lost / 3600 * view.price),
+            money(s.cost),
+            money(s.cost_lost),
             energy(s.joules),
             energy(s.joules_lost),
             cause_label(s.mostly) if s.mostly and s.lost > 0.02 * s.covered else "–",

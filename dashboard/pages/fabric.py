@@ -28,6 +28,8 @@ __all__ = ["body"]
 
 #: Rows of the heat map over time.
 _SHOWN = 24
+#: Racks in the table of rails.
+_RACKS = 40
 #: Rows of the table.
 _LISTED = 30
 _WAYS = (("", "Load"), ("errors", "Errors"), ("crowded", "Congestion"))
@@ -105,17 +107,18 @@ def _figures(state: State) -> Component:
 def _matrix(view: View, by: str) -> Component:
     measure, found = MEASURES[by], view.answer.once(by_rail, by)
     top = max((value for row in found.values for value in row if value is not None), default=0.0) or 1.0
-    rows = [
-        [rack, *(_shaded(value, top, measure.unit) for value in row)]
-        for rack, row in zip(found.racks, found.values, strict=True)
-    ]
+    pairs = list(zip(found.racks, found.values, strict=True))
+    if len(pairs) > _RACKS:
+        pairs = sorted(pairs, key=lambda pair: -max(v or 0.0 for v in pair[1]))[:_RACKS]
+    rows = [[rack, *(_shaded(value, top, measure.unit) for value in row)] for rack, row in pairs]
+    more = f" · the {_RACKS} highest of {len(found.racks)} racks" if len(found.racks) > _RACKS else ""
     columns = ["Rack", *(f"{rail}#" for rail in found.rails)]
     note = "No collector reports leaves and spines, so ports are grouped by rack and rail."
     return card(
         "Racks by rails",
         html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall"),
         html.P(note, className="note in"),
-        sub=f"mean {measure.name}",
+        sub=f"mean {measure.name}{more}",
         right=chips([(name, view.here(by=way), way == by) for way, name in _WAYS], "Show"),
         classes="pad0",
     )

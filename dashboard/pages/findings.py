@@ -27,7 +27,7 @@ from wellfed.dashboard.parts import (
     time_plot,
     verdict,
 )
-from wellfed.dashboard.told import evidence, findings_table, next_steps, pills, wanted
+from wellfed.dashboard.told import evidence, findings_table, named, next_steps, pills, wanted
 from wellfed.dashboard.view import Component, Page, View, gpu_path, job_path
 from wellfed.dashboard.words import ago, duration, family, hours, money, scope_text, title
 
@@ -88,7 +88,7 @@ def _filters(view: View, findings: list[Mapping[str, Any]]) -> list[Component]:
 def detail(view: View, name: str) -> Page:
     """One finding."""
     crumbs: list[Component] = [dcc.Link("Findings", href=view.to("/findings")), html.Span("/")]
-    found = next((f for f in view.document["findings"] if str(f["id"]) == name), None)
+    found = named(view, name)
     if found is None:
         text = "This finding is not in the range shown. Choose a longer one."
         return Page([*crumbs, html.H1("Finding")], [missing("Not here", text)])

@@ -131,7 +131,7 @@ def _figures(view: View) -> Component:
             "Telemetry coverage",
             f"{100 * covered:.1f}",
             "%",
-            f"{reporting:,} of {gpus:,} GPUs reporting",
+            f"{reporting:,} of {gpus:,} report",
             bad=covered < 0.9,
         ),
     ]

@@ -26,7 +26,7 @@ from wellfed.dashboard.parts import (
 )
 from wellfed.dashboard.series import Signals, aligned, gather
 from wellfed.dashboard.states import states
-from wellfed.dashboard.told import evidence, finding_path, next_steps, pills
+from wellfed.dashboard.told import evidence, finding_link, next_steps, pills
 from wellfed.dashboard.view import Component, Page, View, gpu_path, host_path, job_path
 from wellfed.dashboard.words import ago, family, hours, money, scope_text, share, title
 
@@ -213,12 +213,10 @@ def _panel(view: View, gpu: Mapping[str, Any]) -> Component:
             evidence(first["evidence_for"], first["evidence_against"]),
             html.H3("Do next"),
             next_steps(first["cause"], first["next_steps"]),
-            dcc.Link("The finding, with all GPUs it touches", href=view.to(finding_path(first))),
+            dcc.Link("The finding, with all GPUs it touches", href=finding_link(view, first)),
         ]
     if len(mine) > 1:
-        others = [
-            html.Li(dcc.Link(cause_label(f["cause"]), href=view.to(finding_path(f)))) for f in mine[1:4]
-        ]
+        others = [html.Li(dcc.Link(cause_label(f["cause"]), href=finding_link(view, f))) for f in mine[1:4]]
         parts += [html.H3("Other findings on this GPU"), html.Ul(others, className="ev")]
     return html.Section(parts, className="card verdict")
 

@@ -84,7 +84,7 @@ def _row(view: View, job: Mapping[str, Any], team: str, total: float) -> tuple[C
         f"{job['gpus']:,}",
         "–" if job["au"] is None else f"{job['au']:.0%}",
         hours(job["lost_seconds"]),
-        money(None if view.price is None else job["lost_seconds"] / 3600 * view.price),
+        money(job["cost_lost"]),
         mostly(job),
         bar(
             job["lost_seconds"] / total, family(worst) if worst else "", f"{job['lost_seconds'] / total:.0%}"

@@ -73,8 +73,8 @@ def heat_card(view: View) -> Component:
 
 
 def _height(where: Racks, gpus: int) -> int:
-    """Cells as tall as they are wide where there is room, as the card's 800 px allow."""
-    cell = min(48.0, 800 / where.shape[1])
+    """Cells a little taller than the card's 800 px make them wide, where there is room."""
+    cell = min(48.0, 1.4 * 800 / where.shape[1])
     return round(min(440 if gpus > 1200 else 300, max(120, cell * where.shape[0] + 30)))
 
 

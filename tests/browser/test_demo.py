@@ -153,6 +153,7 @@ def test_brackets_shift_the_range_by_half(demo: str, visit) -> None:  # type: ig
 def test_a_drag_over_a_chart_looks_closer_and_a_double_click_goes_back(demo: str, visit) -> None:  # type: ignore[no-untyped-def]
     page = visit.open(demo + "/gpu/r01-n01/0?from=15m")
     page.wait_for_selector(LIVE)
+    page.wait_for_selector("#signals .js-plotly-plot[data-heard]")
     box = until(lambda: page.locator("#signals .nsewdrag").first.bounding_box(), what="the chart")
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + 0.5 * box["width"], y)

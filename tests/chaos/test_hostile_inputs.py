@@ -29,7 +29,7 @@ from wellfed.collectors import (
     processes,
     steps,
 )
-from wellfed.dashboard.data import parse_range
+from wellfed.dashboard.ranges import parse_range
 from wellfed.errors import UserError
 from wellfed.options import parse_size, parse_time
 from wellfed.prices import Prices
