@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-ui packages clean
+.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-analysis packages bench-ui bench-receiver bench-live clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -35,7 +35,7 @@ docs: $(DEV)
 
 # The real servers and the browser that tests start; needs root, and is skipped where all are there.
 packages:
-	@scripts/test-packages
+	@scripts/test-packages $(VENV)
 
 $(VENV)/bin/python:
 	@scripts/make-venv $(VENV)
@@ -61,9 +61,21 @@ gpu: $(BASE)
 bench-agent: $(DEV) packages
 	$(PY) bench/agent.py
 
+# What an answer over history costs beside DuckDB, Prometheus, VictoriaMetrics and Ray; SCALE=10 for 88 M rows.
+bench-analysis: $(DEV) packages
+	$(PY) -m bench.analysis --scale $(or $(SCALE),1)
+
 # What the pages cost at 1,024 and 10,240 GPUs.
 bench-ui: $(DEV) packages
 	$(PY) -m bench.ui
+
+# How many points a second a hub takes, beside VictoriaMetrics and the bare decoding, in one run.
+bench-receiver: $(DEV) packages
+	$(PY) -m bench.receiver
+
+# What judging one window of a live fleet costs.
+bench-live: $(BASE)
+	$(PY) -m bench.live
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score

@@ -33,7 +33,7 @@ _WINDOWS = pl.Schema(
     {
         "ts": TS, "host": pl.String(), "gpu": pl.String(), "index": pl.String(), "job": pl.String(),
         "covered_seconds": pl.Float64(), "lost_seconds": pl.Float64(), "useful": pl.Float64(),
-        "reference": pl.Float64(), "cause": pl.String(),
+        "reference": pl.Float64(), "dt": pl.Float64(), "cause": pl.String(),
     }
 )  # fmt: skip
 
@@ -43,8 +43,9 @@ class Diagnosis:
     """document: the JSON contract.
 
     windows: a row a GPU and window (ts, host, gpu, index, job, covered_seconds, lost_seconds, useful,
-    reference, cause: the one with the largest share, null below 5 % lost). shares: ts, host, gpu, job, cause,
-    lost_seconds; sums to lost_seconds. hosts: a row a host and window (wellfed.analysis.hosts.pressures).
+    reference, dt: its seconds, cause: the one with the largest share, null below 5 % lost). shares: ts, host,
+    gpu, job, cause, lost_seconds; sums to lost_seconds. hosts: a row a host and window
+    (wellfed.analysis.hosts.pressures).
     usage: a row a GPU and job (wellfed.analysis.cost.USAGE).
     """
 

@@ -1,4 +1,4 @@
-"""Where `wellfed diagnose` gets its tables: a store, or a folder with `<table>.parquet` files.
+"""Where `wellfed diagnose` gets its tables: a store, a folder of `<table>.parquet` files, object storage.
 
 Everything that can be wrong with a folder is found here, before any output: each file is opened, its
 columns are checked against the catalog and its `ts` column is read.
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from wellfed.analysis.lake import is_url, read_lake
 from wellfed.analysis.schema import conform, schema
 from wellfed.analysis.store import Store, is_store
 from wellfed.collectors.catalog import TABLES, Table
@@ -30,6 +31,8 @@ def read_tables(
     time zone.
     """
     folder = os.fspath(path)
+    if is_url(folder):
+        return {name: _between(frame, start, end) for name, frame in read_lake(folder).items()}
     if is_store(folder):
         store = Store(folder, readonly=True)
         return {name: store.scan(name, start, end) for name in TABLES}

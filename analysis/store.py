@@ -18,6 +18,7 @@ from types import TracebackType
 
 import polars as pl
 
+from wellfed.analysis.lake import export_hours, is_url
 from wellfed.analysis.lock import check_marker, is_store, take
 from wellfed.analysis.schema import conform, schema
 from wellfed.analysis.seal import expire, finish, quarantine, seal_hour
@@ -181,11 +182,23 @@ class Store:
     ) -> dict[str, int]:
         """Writes dest/<table>.parquet with the rows in (start, end]; returns path -> rows.
 
+        dest: a folder; or a URL on object storage, which gets whole hours as dest/<table>/<hour>.parquet.
         tables: default, those that hold any file. Raises UserError before it writes when a target exists.
         """
         if tables is None:
             tables = [name for name in TABLES if self._layout.hours(name)]
+        if is_url(os.fspath(dest)):
+            return export_hours({name: self._hours(name, start, end) for name in tables}, os.fspath(dest))
         return export({name: self.scan(name, start, end) for name in tables}, os.fspath(dest))
+
+    def _hours(self, table: str, start: datetime | None, end: datetime | None) -> dict[str, pl.LazyFrame]:
+        """The rows of each hour that a range touches, whole: half an hour must not replace a full one."""
+        first = hour_name(start) if start else ""
+        last = hour_name(end) if end else "~"
+        tick, length = timedelta(milliseconds=1), timedelta(hours=1)
+        hours = [hour for hour in self._layout.hours(table) if first <= hour <= last]
+        begins = {hour: hour_start(hour) - tick for hour in hours}
+        return {hour: self.scan(table, begin, begin + length) for hour, begin in begins.items()}
 
     def _report(self, path: str, why: str) -> None:
         line = f"{path} is damaged and left out: {why}"

@@ -1,11 +1,17 @@
 """Writes the /proc and /sys of a large GPU node: 128 CPUs, 8 InfiniBand ports of 40 counters, 10 NVMe disks,
-4 NFS mounts of 4 connections. `python bench/tree.py FOLDER`; bench/agent.py builds its own.
+4 NFS mounts of 4 connections. `python bench/tree.py FOLDER`; bench/agent.py builds its own, and lets what
+grows on a busy node grow once a second, so that nobody is measured on numbers that never change.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CPUS, PORTS, DISKS, MOUNTS = 128, 8, 10, 4
@@ -112,6 +118,78 @@ def build(folder: Path, seed: int = 1) -> Path:
     (folder / "proc/self").symlink_to("4242")
     write("proc/loadavg", "0.1 0.2 0.3 1/200 1234\n")
     return folder
+
+
+#: File -> what grows in it: a pattern for the line's beginning, and the numbers of the fields in the rest.
+GROWING: dict[str, tuple[tuple[str, str], ...]] = {
+    "proc/stat": ((r"cpu\d* ", "0 2 3 6"), ("ctxt ", "0")),
+    "proc/diskstats": ((r" 259 +\d+ nvme\d+n1", "0 1 2 3 4 5 6 7 9 10"),),
+    "proc/net/dev": ((r"[ a-z]+\d:", "0 1 8 9"),),
+    "proc/meminfo": (("(MemFree|MemAvailable|Cached|Active|Dirty|Writeback|Mapped|Slab|Anon)[^:]*:", "0"),),
+    "proc/vmstat": (("pg", "0"),),
+    "proc/4242/mountstats": (
+        ("\t +(READ|WRITE|GETATTR|ACCESS|LOOKUP|COMMIT):", "0 1 3 4 5 6 7"),
+        ("\t(bytes|events):", "0 1 2 3 4 5 6 7"),
+        ("\tage:", "0"),
+        ("\txprt:\ttcp 832 0 1 0 24", "0 1 4"),
+    ),
+    **{f"proc/pressure/{name}": (("some avg.*total=", "0"),) for name in ("cpu", "io", "memory")},
+    **{
+        f"sys/class/infiniband/mlx5_{index}/ports/1/counters/{name}": (("", "0"),)
+        for index in range(PORTS)
+        for name in COUNTERS
+        if re.search("_(data|packets|wait)$", name)
+    },
+}
+GROWING["proc/1/mountstats"] = GROWING["proc/4242/mountstats"]
+
+
+class _File:
+    """A file's text in pieces, every second of them a number, and which of these grow."""
+
+    def __init__(self, path: Path, rules: tuple[tuple[str, str], ...]) -> None:
+        self._path = path
+        self._pieces: list[str] = []
+        self._growing: list[int] = []
+        for line in path.read_text().splitlines(keepends=True):
+            for pattern, fields in rules:
+                head = re.match(pattern, line)
+                if head:
+                    pieces = re.split(r"(\d+)", line[head.end() :])
+                    at = len(self._pieces) + 1
+                    self._growing += [at + 1 + 2 * int(field) for field in fields.split()]
+                    self._pieces += [head[0], *pieces]
+                    break
+            else:
+                self._pieces.append(line)
+
+    def grow(self, draw: random.Random) -> None:
+        for place in self._growing:
+            self._pieces[place] = str(int(self._pieces[place]) + draw.randrange(1, 1000))
+        # In place: files of sysfs keep their inode too.
+        descriptor = os.open(self._path, os.O_WRONLY)
+        os.pwrite(descriptor, "".join(self._pieces).encode(), 0)
+        os.close(descriptor)
+
+
+@contextmanager
+def growing(folder: Path, seed: int = 2) -> Iterator[None]:
+    """While inside, counters of the tree grow once a second."""
+    files = [_File(folder / path, rules) for path, rules in GROWING.items()]
+    draw, stop = random.Random(seed), threading.Event()
+
+    def run() -> None:
+        while not stop.wait(1.0):
+            for file in files:
+                file.grow(draw)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wellfed import __version__
-from wellfed.collectors import registry
+from wellfed.collectors import heap, registry
 from wellfed.collectors.destination import destination, interval, resource
-from wellfed.collectors.exposition import OPENMETRICS, TEXT
+from wellfed.collectors.exposition import OPENMETRICS, TEXT, Family, wants_openmetrics
 from wellfed.collectors.http import Endpoint, Request, Response
-from wellfed.collectors.page import Page, host_name, roots_of, textfile
+from wellfed.collectors.page import Names, Page, host_name, roots_of, textfile
 from wellfed.collectors.registry import Collector
 from wellfed.collectors.sampler import Sampler, Window
 from wellfed.collectors.selfcost import Marker, families, profile
@@ -57,6 +57,7 @@ def agent(options: Mapping[str, object]) -> int:
         profile(sampler.slots, stop, PROFILED)
         sampler.stop()
         return 0
+    heap.keep()
     publisher = otlp(options)
     marker = Marker(str(options.get("spool") or ""))
     window = interval(os.environ)
@@ -100,14 +101,18 @@ def metrics(
     options: Mapping[str, object],
     publisher: Publisher | None = None,
     marker: Marker | None = None,
+    more: Callable[[], Sequence[Family]] = tuple,
 ) -> Endpoint:
-    """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages."""
+    """The agent's HTTP endpoint: /metrics (text or OpenMetrics, as the client asks) and health pages.
+
+    more: what else is on /metrics.
+    """
     formats = {openmetrics: Page(options, openmetrics) for openmetrics in (False, True)}
 
     def scrape(request: Request) -> Response:
-        openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
-        more = families(sampler.slots, marker) + (publisher.families() if publisher else [])
-        body = formats[openmetrics].render(sampler.snapshot(time.time()).rows, more)
+        openmetrics = wants_openmetrics(request.headers.get("accept", ""))
+        own = families(sampler.slots, marker) + (publisher.families() if publisher else [])
+        body = formats[openmetrics].render(sampler.snapshot(time.time()).rows, [*own, *more()])
         return Response(body, OPENMETRICS if openmetrics else TEXT)
 
     def ready(_: Request) -> Response:
@@ -140,4 +145,5 @@ def otlp(options: Mapping[str, object]) -> Publisher | None:
     assert isinstance(age, float)
     folder = options.get("spool")
     spool = Spool(str(folder) if folder else None, size, age * 3600)
-    return Publisher(to, spool, resource(host_name(options), __version__, os.environ))
+    who = resource(host_name(options), __version__, os.environ)
+    return Publisher(to, spool, who, Names(options).points)

@@ -16,7 +16,21 @@ from types import MappingProxyType
 
 from wellfed.collectors.columns import HOST, Column, Kind, Otlp, Table
 
-__all__ = ["DERIVED_OTLP", "HOST", "TABLES", "Column", "Kind", "Otlp", "Table"]
+__all__ = [
+    "DERIVED_OTLP",
+    "HOST",
+    "KEY_ATTRIBUTES",
+    "SCOPE",
+    "TABLES",
+    "Column",
+    "Kind",
+    "Otlp",
+    "Table",
+    "info_metric",
+]
+
+#: Instrumentation scope of what the agent sends by OTLP.
+SCOPE = "wellfed"
 
 #: A column before its table gives it an OTLP name: (name, kind, help, of, label, otlp).
 _Spec = tuple[str, Kind, str, str, bool, Otlp | None]
@@ -346,3 +360,13 @@ TABLES: Mapping[str, Table] = MappingProxyType(
 DERIVED_OTLP: Mapping[tuple[str, str], Otlp] = MappingProxyType(
     {("gpu", "active_seconds"): _otlp("hw.gpu.utilization", hw__gpu__task="general")}
 )
+
+#: Key column -> attribute of the semantic conventions; other keys keep their name.
+KEY_ATTRIBUTES: Mapping[tuple[str, str], str] = MappingProxyType(
+    {("gpu", "gpu"): "hw.id", ("disk", "device"): "system.device"}
+)
+
+
+def info_metric(table: str) -> str:
+    """OTLP name of the metric that carries a table's text columns."""
+    return f"wellfed.{table}.info"

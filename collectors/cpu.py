@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wellfed.collectors.files import count, read
+from wellfed.collectors.files import count, counts, read
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Cpu", "Stat", "parse_loadavg", "parse_stat"]
@@ -37,25 +37,21 @@ def parse_stat(text: bytes) -> Stat:
 
     guest is part of user and guest_nice of nice, so neither is added; steal was somebody else's time.
     """
-    busy = iowait = boot = None
-    online = 0
-    for line in text.split(b"\n"):
-        name, _, rest = line.partition(b" ")
-        if name == b"cpu" and busy is None:
-            fields = rest.split()
-            if len(fields) < 4:
-                raise ValueError(f"the cpu line has {len(fields)} fields, expected 4 or more")
-            ticks = [count(field) for field in fields[:7]] + [0] * (7 - len(fields))
-            user, nice, system, _idle, wait, irq, softirq = ticks
-            busy = (user + nice + system + irq + softirq) / USER_HZ
-            iowait = wait / USER_HZ
-        elif name.startswith(b"cpu"):
-            online += 1
-        elif name == b"btime":
-            boot = float(count(rest.strip()))
-    if busy is None or iowait is None:
+    lines = text if text.startswith(b"cpu") else text[text.find(b"\ncpu") + 1 :]
+    name, _, rest = lines.partition(b"\n")[0].partition(b" ")
+    if name != b"cpu":
         raise ValueError("no cpu line")
-    return Stat(busy, iowait, online, boot)
+    fields = rest.split()
+    if len(fields) < 4:
+        raise ValueError(f"the cpu line has {len(fields)} fields, expected 4 or more")
+    user, nice, system, _idle, wait, irq, softirq = counts(fields[:7]) + [0] * (7 - len(fields[:7]))
+    boot = text.rpartition(b"\nbtime ")[2].partition(b"\n")[0].strip() if b"\nbtime " in text else b""
+    return Stat(
+        (user + nice + system + irq + softirq) / USER_HZ,
+        wait / USER_HZ,
+        lines.count(b"\ncpu"),
+        float(count(boot)) if boot else None,
+    )
 
 
 def parse_loadavg(text: bytes) -> float:

@@ -95,11 +95,13 @@ def resource(host: str, version: str, environ: Mapping[str, str]) -> dict[str, s
             ours["k8s.node.name"] = environ[name]
             break
     merged = Resource({k: v for k, v in ours.items() if v}).merge(Resource.create())
-    given = {k: str(v) for k, v in merged.attributes.items()}
-    if not environ.get("OTEL_SERVICE_NAME") and "service.name" not in environ.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    ):
+    # No SDK makes our messages.
+    given = {k: str(v) for k, v in merged.attributes.items() if not k.startswith("telemetry.sdk.")}
+    said = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""), "OTEL_RESOURCE_ATTRIBUTES")
+    if not environ.get("OTEL_SERVICE_NAME") and "service.name" not in said:
         given["service.name"] = ours["service.name"]
+    # The SDK's is random: each restart would begin every series anew.
+    given["service.instance.id"] = said.get("service.instance.id", host)
     return given
 
 

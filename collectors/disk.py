@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-from wellfed.collectors.files import RECHECK, count, read
+from wellfed.collectors.files import RECHECK, counts, read
 from wellfed.collectors.registry import Roots, Row, register
 from wellfed.collectors.unwrap import Unwrap
 
@@ -32,7 +32,7 @@ def parse(text: bytes) -> dict[str, list[int]]:
         fields = line.split()
         if len(fields) < 14:
             raise ValueError(f"{len(fields)} fields, expected 14 or more: {line[:60]!r}")
-        out[fields[2].decode("utf-8", "replace")] = [count(field) for field in fields[3:]]
+        out[fields[2].decode("utf-8", "replace")] = counts(fields[3:])
     return out
 
 

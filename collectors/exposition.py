@@ -8,14 +8,28 @@ Source: prometheus.io/docs/instrumenting/exposition_formats and the OpenMetrics 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import TypeVar
 
 from wellfed.collectors.catalog import HOST, TABLES, Column, Table
 from wellfed.collectors.registry import Row
 
-__all__ = ["OPENMETRICS", "TEXT", "Exposition", "Family", "labelled", "number"]
+__all__ = [
+    "OPENMETRICS",
+    "TEXT",
+    "Exposition",
+    "Family",
+    "Foreign",
+    "getter",
+    "labelled",
+    "number",
+    "wants_openmetrics",
+]
+
+T = TypeVar("T")
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -23,12 +37,19 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Template:
-    """Text with a place for each value, and where the values are: number of the row, column."""
+    """Text with a place for each value, where the values are among all rows' values, and what they were.
+
+    absent: how many of all values are None. values, texts: of the last page; what did not change since is
+    not written anew.
+    """
 
     text: str
-    values: Sequence[tuple[int, str]]
+    pick: Callable[[Sequence[float | None]], Sequence[float | None]]
+    absent: int
+    values: Sequence[float | None]
+    texts: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +61,18 @@ class Family:
     name: str
     kind: str
     help: str
-    samples: Sequence[tuple[str, float]]
+    samples: list[tuple[str, float]]
     unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A series under another exporter's name. kind: counter or gauge."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[tuple[str, str], ...]
 
 
 class Exposition:
@@ -51,20 +82,27 @@ class Exposition:
         self.openmetrics = openmetrics
         self._labels = tuple(labels)
         self._shape: tuple[object, ...] = ()
-        self._template = _Template("", ())
+        self._template = _Template("", tuple, 0, (), [])
 
     def render(self, rows: Sequence[Row], families: Iterable[Family] = (), text: str = "") -> bytes:
         """The exposition of rows, then of other families, then text: complete lines made elsewhere."""
-        shape = tuple(
-            (row.table, row.key, *[name for name, value in row.values.items() if value is not None])
-            for row in rows
-        )
+        shape = [(row.table, row.key, *row.values) for row in rows]
         infos = [row.info for row in rows]
-        if (shape, infos) != self._shape:
-            self._template = self._build(rows)
+        every: list[float | None] = []
+        for row in rows:
+            every += row.values.values()
+        template = self._template
+        values = template.pick(every) if (shape, infos) == self._shape else ()
+        if not values or None in values or every.count(None) != template.absent:
+            template = self._template = self._build(rows)
             self._shape = (shape, [dict(info) for info in infos])
-        values = [rows[place].values[name] for place, name in self._template.values]
-        body = self._template.text % tuple([number(value) for value in values])  # type: ignore[arg-type]
+            values = template.pick(every)
+        texts = template.texts
+        for place, (value, before) in enumerate(zip(values, template.values, strict=True)):
+            if value != before:
+                texts[place] = number(value)  # type: ignore[arg-type]
+        template.values = values
+        body = template.text % tuple(texts)
         lines = [body] if body else []
         for family in families:
             lines += self._lines(family)
@@ -90,26 +128,25 @@ class Exposition:
 
     def _build(self, rows: Sequence[Row]) -> _Template:
         lines: list[str] = []
-        values: list[tuple[int, str]] = []
-        tables: dict[str, list[int]] = {}
-        for place, row in enumerate(rows):
-            tables.setdefault(row.table, []).append(place)
+        places: list[int] = []
+        tables: dict[str, list[tuple[Row, dict[str, int]]]] = {}
+        at = absent = 0
+        for row in rows:
+            found = {name: at + n for n, (name, value) in enumerate(row.values.items()) if value is not None}
+            tables.setdefault(row.table, []).append((row, found))
+            at += len(row.values)
+            absent += len(row.values) - len(found)
         for name, table in TABLES.items():
-            places = tables.get(name, [])
-            labels = [(place, self._labels_of(table, rows[place])) for place in places]
+            labels = [(found, self._labels_of(table, row)) for row, found in tables.get(name, [])]
             for column in table.signals:
-                found = [
-                    (place, label)
-                    for place, label in labels
-                    if rows[place].values.get(column.name) is not None
-                ]
-                if found:
+                there = [(found[column.name], label) for found, label in labels if column.name in found]
+                if there:
                     lines += self._family(table, column)
-                    lines += [f"{table.metric(column)}{label} %s" for _, label in found]
-                    values += [(place, column.name) for place, _ in found]
+                    lines += [f"{table.metric(column)}{label} %s" for _, label in there]
+                    places += [place for place, _ in there]
             if table.infos:
-                lines += self._info_family(table, [rows[place] for place in places])
-        return _Template("\n".join(lines), values)
+                lines += self._info_family(table, [row for row, _ in tables.get(name, [])])
+        return _Template("\n".join(lines), getter(places), absent, [None] * len(places), [""] * len(places))
 
     def _labels_of(self, table: Table, row: Row) -> str:
         """`{gpu="GPU-1",index="0"}`, or "" for a table without labels. Absent text is left out."""
@@ -141,17 +178,40 @@ class Exposition:
         return [*_header(family, kind, f"Text about each row of {table.name}"), *samples] if samples else []
 
 
+def wants_openmetrics(accept: str) -> bool:
+    """Whether a client's Accept header puts OpenMetrics above text; text where it likes both as much.
+
+    >>> wants_openmetrics("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4")
+    True
+    """
+    weights = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for part in accept.split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        said = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        weight = float(said) if re.fullmatch(r"[01](\.\d{0,3})?", said) else 0.0
+        for known in weights if kind in ("*/*", "") else {kind} & weights.keys():
+            weights[known] = max(weights[known], weight)
+    return weights["application/openmetrics-text"] > weights["text/plain"]
+
+
 def labelled(pairs: Iterable[tuple[str, str]]) -> str:
     """`gpu="GPU-1",index="0"`: what stands between the braces. Absent text is left out."""
     return ",".join(f'{name}="{text.translate(_ESCAPES)}"' for name, text in pairs if text)
 
 
 def number(value: float) -> str:
-    """A sample value as both formats write it."""
-    if value - value == 0.0:
-        whole = int(value)
-        return repr(whole) if whole == value and -(2**53) < whole < 2**53 else repr(float(value))
-    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    """A sample value as both formats write it: the shortest text that reads back as the same number."""
+    text = repr(value)
+    if text.endswith(".0"):
+        return text[:-2]
+    return {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}[text] if text[-1] in "nf" else text
+
+
+def getter(places: Sequence[int]) -> Callable[[Sequence[T]], Sequence[T]]:
+    """Picks what stands at those places. itemgetter answers with a tuple for two places or more only."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda every: tuple(every[place] for place in places)
 
 
 def _header(family: str, kind: str, text: str, unit: str = "") -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gzip
 import logging
 import socket
 import threading
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 
 import h11
 
+from wellfed.collectors.compress import gzip
 from wellfed.collectors.web import Web
 from wellfed.errors import UserError
 
@@ -25,8 +25,9 @@ __all__ = ["Endpoint", "Request", "Response", "listen", "parse_address"]
 
 log = logging.getLogger("wellfed.http")
 
-#: Seconds a client has to send a request, and to take the answer.
-REQUEST_TIMEOUT = 8.0
+#: Seconds a client has to send a request, and to take the answer; and before that to agree on TLS.
+REQUEST_TIMEOUT = 5.0
+HANDSHAKE_TIMEOUT = 4.0
 #: Seconds an idle connection is kept for the next scrape.
 IDLE_TIMEOUT = 75.0
 #: Seconds that closing waits for requests under way.
@@ -101,7 +102,8 @@ class Endpoint:
             sock=self._socket,
             limit=MAX_HEADER_BYTES,
             ssl=tls,
-            ssl_handshake_timeout=REQUEST_TIMEOUT if tls else None,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls else None,
+            ssl_shutdown_timeout=LONGEST_CLOSE if tls else None,
         )
         await self._closing.wait()
         server.close()
@@ -133,7 +135,9 @@ class Endpoint:
         timeout = REQUEST_TIMEOUT
         while True:
             try:
-                request = await asyncio.wait_for(_receive(connection, reader), timeout)
+                # Unlike wait_for, this makes no task for each request.
+                async with asyncio.timeout(timeout):
+                    request = await _receive(connection, reader)
             except h11.RemoteProtocolError as error:
                 await self._send(
                     connection, writer, Response(b"bad request\n", status=error.error_status_hint)
@@ -192,7 +196,9 @@ class Endpoint:
             connection.send(h11.EndOfMessage()),
         ]
         writer.write(b"".join(part for part in parts if part))
-        await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT)
+        if writer.transport.get_write_buffer_size():
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                await writer.drain()
 
 
 async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
@@ -221,8 +227,8 @@ def _accepts_gzip(header: str) -> bool:
 
 
 def _compress(response: Response) -> Response:
-    body = gzip.compress(response.body, compresslevel=1, mtime=0)
-    headers = {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    body = gzip(response.body)
+    headers = {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept, Accept-Encoding"}
     return Response(body, response.content_type, response.status, headers)
 
 

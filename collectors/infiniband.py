@@ -74,14 +74,16 @@ def parse_rate(text: bytes) -> float:
     return float(match[1]) * 1e9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Counter:
-    """A file and what its number stands for."""
+    """A file, what its number stands for, and both as they were read last."""
 
     column: str
     path: str
     words: bool
     unwrap: Unwrap | None
+    text: bytes | None = None
+    value: float | None = None
 
 
 @dataclass(slots=True)
@@ -176,18 +178,24 @@ class Infiniband:
 
     def _value(self, counter: _Counter) -> float | None:
         try:
-            number = parse_number(self._held.read(counter.path))
+            text = self._held.read(counter.path)
+            # What has not changed is not parsed again: most of a card's counters are errors.
+            if text == counter.text:
+                return counter.value
+            number = parse_number(text)
         except ValueError as error:
             raise ValueError(f"{counter.path}: {error}") from error
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
             return None
+        counter.text, counter.value = text, None
         if number is None or (counter.words and number == _SATURATED_WORDS):
             return None
         if counter.unwrap is not None:
-            return float(counter.unwrap(number))
-        return float(number * WORD_BYTES if counter.words else number)
+            number = counter.unwrap(number)
+        counter.value = float(number * WORD_BYTES if counter.words else number)
+        return counter.value
 
     def _rate(self, path: str) -> float | None:
         text = self._text(path)

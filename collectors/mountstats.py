@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from wellfed.collectors.files import count, host_view
+from wellfed.collectors.files import count, counts, host_view
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Mountstats", "NfsMount", "parse"]
@@ -99,7 +99,7 @@ def _text(raw: bytes) -> str:
 
 def _numbers(fields: list[bytes], line: bytes) -> list[int]:
     try:
-        return [count(field) for field in fields]
+        return counts(fields)
     except ValueError:
         raise ValueError(f"expected numbers, found {line.strip()[:80]!r}") from None
 

@@ -45,8 +45,9 @@ def _none() -> Mapping[str, str]:
 class Name:
     """One foreign metric that fills one of our columns.
 
-    metric: the Prometheus sample name. kind: theirs. where: label -> pattern (of Python's `re`) that its
-    whole value matches. rank: of several names for a column, the lowest rank that has a sample wins.
+    metric: the Prometheus sample name. kind: theirs. where: label -> pattern (of RE2, so of PromQL and of
+    Python's `re`) that its whole value matches, or does not where a `!` stands before it. rank: of several
+    names for a column, the lowest rank that has a sample wins.
     """
 
     metric: str
@@ -242,7 +243,7 @@ _DISK = Group(
 )
 
 _NFS = "node_mountstats_nfs_"
-_METADATA = "(?!(READ|WRITE|COMMIT|NULL)$).*"
+_METADATA = "!READ|WRITE|COMMIT|NULL"
 
 
 def _operations() -> Iterable[Name]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wellfed.collectors.exposition import Family, labelled
+from wellfed.collectors.exposition import Family, Foreign, labelled
 from wellfed.collectors.names import GROUPS, MIB, Name
 from wellfed.collectors.registry import Row
 
@@ -45,26 +45,36 @@ class DcgmNames:
 
     def families(self, rows: Sequence[Row], now: float) -> list[Family]:
         """Families of the NVIDIA GPUs among rows. now: seconds of a clock that only grows."""
+        found: dict[str, Family] = {}
+        # All series of a GPU share one tuple of labels.
+        texts: dict[int, str] = {}
+        for one, value in self.points(rows, now):
+            name = one.name.removesuffix("_total")
+            family = found.get(name) or found.setdefault(name, Family(name, one.kind, one.help, []))
+            text = texts.get(id(one.labels)) or texts.setdefault(id(one.labels), labelled(one.labels))
+            family.samples.append((text, value))
+        return list(found.values())
+
+    def points(self, rows: Sequence[Row], now: float) -> list[tuple[Foreign, float]]:
+        """Series and values, those of one metric together."""
         gpus = [row for row in rows if row.table == "gpu" and row.info.get("vendor") == "nvidia"]
         pods = {row.key[0]: row.info for row in rows if row.table == "job"}
         if now - self._at >= SHORTEST:
             self._advance(gpus, now)
         labels = {row.key[0]: self._labels(row, pods.get(row.info.get("job", ""), {})) for row in gpus}
-        found = []
-        for metric, name in _FIELDS.items():
-            samples = [
-                (labels[row.key[0]], value) for row in gpus if (value := self._value(row, name)) is not None
-            ]
-            family = metric.removesuffix("_total")
-            found.append(Family(family, name.kind, f"Our {name.column}, in DCGM's unit", samples))
-        free = [
-            (labels[row.key[0]], (total - used) / MIB)
+        found = [
+            (Foreign(metric, name.kind, f"Our {name.column}, in DCGM's unit", labels[row.key[0]]), value)
+            for metric, name in _FIELDS.items()
+            for row in gpus
+            if (value := self._value(row, name)) is not None
+        ]
+        text = "Our memory_total_bytes less memory_used_bytes, in MiB"
+        return found + [
+            (Foreign(_FREE, "gauge", text, labels[row.key[0]]), (total - used) / MIB)
             for row in gpus
             if (total := row.values.get("memory_total_bytes")) is not None
             and (used := row.values.get("memory_used_bytes")) is not None
         ]
-        found.append(Family(_FREE, "gauge", "Our memory_total_bytes less memory_used_bytes, in MiB", free))
-        return [family for family in found if family.samples]
 
     def _value(self, row: Row, name: Name) -> float | None:
         if name.use == "level":
@@ -86,19 +96,18 @@ class DcgmNames:
             }
         self._at, self._values, self._levels = now, values, levels
 
-    def _labels(self, row: Row, job: dict[str, str]) -> str:
+    def _labels(self, row: Row, job: dict[str, str]) -> tuple[tuple[str, str], ...]:
         index = row.info.get("index", "")
         kubernetes = job.get("kind") == "kubernetes"
-        return labelled(
-            [
-                ("gpu", index.partition(":")[0]),
-                ("UUID", row.info.get("parent") or row.key[0]),
-                ("pci_bus_id", row.info.get("pci_address", "")),
-                ("device", f"nvidia{index.partition(':')[0]}" if index else ""),
-                ("modelName", row.info.get("model", "")),
-                ("Hostname", self._host),
-                ("GPU_I_ID", index.partition(":")[2]),
-                ("pod", job.get("name", "").rpartition("/")[2] if kubernetes else ""),
-                ("namespace", job.get("namespace", "") if kubernetes else ""),
-            ]
+        pairs = (
+            ("gpu", index.partition(":")[0]),
+            ("UUID", row.info.get("parent") or row.key[0]),
+            ("pci_bus_id", row.info.get("pci_address", "")),
+            ("device", f"nvidia{index.partition(':')[0]}" if index else ""),
+            ("modelName", row.info.get("model", "")),
+            ("Hostname", self._host),
+            ("GPU_I_ID", index.partition(":")[2]),
+            ("pod", job.get("name", "").rpartition("/")[2] if kubernetes else ""),
+            ("namespace", job.get("namespace", "") if kubernetes else ""),
         )
+        return tuple((name, text) for name, text in pairs if text)

@@ -32,6 +32,7 @@ __all__ = [
 class Field:
     """One number of a line. family: "" for a number that is not published. scale: from the number to what is
     published, None where it is itself; rounded as node_exporter does. labels: more of them, as text.
+    exponent: what makes the number's text the published one; exact, as one division by a power of ten is.
     """
 
     family: str
@@ -39,17 +40,14 @@ class Field:
     help: str
     scale: Callable[[int], float] | None = None
     labels: str = ""
+    exponent: str = ""
 
 
 _SCALES: Mapping[str, Callable[[int], float]] = {
     "512": lambda sectors: sectors * 512,
     "0.001": lambda milliseconds: milliseconds * 0.001,
-    "/1000": lambda milliseconds: milliseconds / 1000,
 }
-
-
-def _ticks(number: int) -> float:
-    return number / 100
+_EXPONENTS = {"/1000": "e-3"}
 
 
 def _microseconds(number: int) -> float:
@@ -66,20 +64,22 @@ def _counters(prefix: str, where: str, names: str) -> tuple[Field, ...]:
     for spelled in names.split():
         name, _, scale = spelled.partition("*")
         family = f"{prefix}_{name}_total" if name != "-" else ""
-        fields.append(Field(family, "counter", f"{name.replace('_', ' ')}, {where}", _SCALES.get(scale)))
+        text = f"{name.replace('_', ' ')}, {where}"
+        exponent = _EXPONENTS.get(scale, "")
+        fields.append(Field(family, "counter", text, _SCALES.get(scale), exponent=exponent))
     return tuple(fields)
 
 
-CPU_MODES = tuple(
-    Field("node_cpu_seconds_total", "counter", "CPU time by mode, /proc/stat", _ticks, f'mode="{mode}"')
-    for mode in ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+def _modes(family: str, text: str, modes: str) -> tuple[Field, ...]:
+    # In hundredths of a second, as Linux counts them on every architecture that it shows them to.
+    labels = (f'mode="{mode}"' for mode in modes.split())
+    return tuple(Field(family, "counter", f"{text}, /proc/stat", None, label, "e-2") for label in labels)
+
+
+CPU_MODES = _modes(
+    "node_cpu_seconds_total", "CPU time by mode", "user nice system idle iowait irq softirq steal"
 )
-GUEST_MODES = tuple(
-    Field(
-        "node_cpu_guest_seconds_total", "counter", "CPU time of guests, /proc/stat", _ticks, f'mode="{mode}"'
-    )
-    for mode in ("user", "nice")
-)
+GUEST_MODES = _modes("node_cpu_guest_seconds_total", "CPU time of guests", "user nice")
 DISK = (
     *_counters(
         "node_disk",

@@ -125,13 +125,6 @@ class Device:
         self.row[:] = _NULLS
         self.pids = []
 
-    def sample(self, now: float) -> None:
-        """Takes a GPM sample, where there is GPM. Raises DriverGoneError and GpuLostError, as tick does."""
-        if self.gpm is not None:
-            self.gpm.sample(now)
-            if self.gpm.fresh:
-                self._store_gpm(self.gpm)
-
     def packed(self, xids: tuple[float, float]) -> bytes:
         """The row for the page. xids: count and number of the last."""
         self.row[INDEX["xid_errors"]], self.row[INDEX["xid_last"]] = xids
@@ -146,7 +139,7 @@ class Device:
         if self._whole:
             self._tick_whole(now, slow)
         if self.gpm is not None:
-            self._store_gpm(self.gpm)
+            self.gpm.store(self.row, links=self._fields is not None and self._fields.links)
         if self._whole and not self.cut:
             if self.gpm is None or self.gpm.failing:
                 self._store_utilization(now)
@@ -164,9 +157,6 @@ class Device:
             self.gpm = Gpm(self._context, self._number, self.uuid, self._where, self._instance, self._sums)
         except pynvml.NVMLError as error:
             self._asked.fail(error.value, now)
-
-    def _store_gpm(self, gpm: Gpm) -> None:
-        gpm.store(self.row, links=self._fields is not None and self._fields.links)
 
     def _tick_whole(self, now: float, slow: bool) -> None:
         row = self.row

@@ -167,7 +167,7 @@ class Writer:
         self._memory = mmap.mmap(page, _SIZE)
         self._beat = memoryview(self._memory)[:16].cast("d")
         self._layout = 0
-        self._text = b""
+        self._told: Text | None = None
 
     def enter(self, number: int, call: str) -> None:
         """Marks that the driver call begins, on the device of that number (-1 for the library itself)."""
@@ -175,11 +175,11 @@ class Writer:
         self._beat[0] = time.monotonic()
 
     def describe(self, text: Text) -> None:
-        """Replaces the text part, if it changed. Rows that follow belong to it."""
-        encoded = json.dumps(text, separators=(",", ":")).encode()
-        if encoded == self._text:
+        """Replaces the text part, if it changed. Rows that follow belong to it. The text is kept."""
+        if text == self._told:
             return
-        self._text = encoded
+        self._told = text
+        encoded = json.dumps(text, separators=(",", ":")).encode()
         self._layout += 1
         self._memory[_TEXT_AT + _TEXT.size : _TEXT_AT + _TEXT.size + len(encoded)] = encoded
         crc = zlib.crc32(encoded, self._layout)

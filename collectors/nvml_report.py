@@ -131,6 +131,7 @@ def _gpm(gpm: Gpm | None) -> str:
     for _ in range(_ROUNDS):
         begin = time.perf_counter()
         gpm.sample(time.monotonic())
+        gpm.settle(time.monotonic())
         times.append(time.perf_counter() - begin)
         time.sleep(PERIOD)
     gpm.store(row, links=False)

@@ -17,6 +17,7 @@ import os
 
 import pynvml
 
+from wellfed.collectors.files import read
 from wellfed.collectors.nvml_calls import Context, DriverGoneError, explain, remedy
 from wellfed.collectors.nvml_device import Device
 
@@ -48,9 +49,10 @@ def sysfs_address(bus_id: str) -> str:
 
 
 def _read(path: str) -> str:
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        return file.read().strip()
-    return ""
+    try:
+        return read(path).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _text(value: str | bytes) -> str:

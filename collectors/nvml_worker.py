@@ -3,7 +3,7 @@
 What: opens the GPUs, samples them and keeps the shared page up to date. A driver call that hangs hangs this
 process alone; the agent sees the heartbeat stop, kills it and starts another that leaves out that call on
 that GPU for a while. It ends with its parent (end of file on standard input), with the driver (the library in
-memory no longer fits a reloaded one) and when GPUs come, go or come back. Cost: 15 MiB, and 0.5 % of a core
+memory no longer fits a reloaded one) and when GPUs come, go or come back. Cost: 15 MiB, and 0.2 % of a core
 with 8 GPUs at 10 Hz, or what BUDGET allows. Privilege: that of the agent.
 
 Started with one argument, a JSON object: page (descriptor), sys, proc (roots), tick and period (seconds
@@ -29,6 +29,7 @@ from wellfed.collectors.nvml_xid import Xids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from wellfed.collectors.gpm import Gpm
     from wellfed.collectors.nvml_device import Device
     from wellfed.collectors.nvml_page import Described
 
@@ -60,7 +61,10 @@ class Worker:
         self._session = Session(self._context, str(settings["sys"]), str(settings["proc"]))
         self._started = time.monotonic()
         self._next_slow = 0.0
-        self._cost = 0.0
+        self._gpms: list[tuple[Gpu, Gpm]] = []
+        self._pace = self._period
+        self._spent = 0.0
+        self._rounds = 0
         self._broken = False
         handles = {gpu.uuid: gpu.handle for gpu in self._session.gpus if gpu.device is not None}
         self._xids = Xids(self._context, handles)
@@ -72,35 +76,44 @@ class Worker:
         next_tick = next_sample = 0.0
         while True:
             now = time.monotonic()
+            if now >= next_sample:
+                self._sample()
+                next_sample = now + (self._pace if self._gpms else self._tick)
             if now >= next_tick:
                 next_tick = max(next_tick + self._tick, now + self._tick / 2)
+                self._settle()
                 if not self._read(now):
                     return REOPEN
                 self._describe()
-            if now >= next_sample:
-                next_sample = now + self._sample()
-            self._page.rows(self._rows())
+                self._page.rows(self._rows())
             self._page.enter(-1, "sleep")
             time.sleep(max(0.0, min(next_tick, next_sample) - time.monotonic()))
 
-    def _sample(self) -> float:
-        """One round of GPM. Returns the seconds to the next."""
+    def _sample(self) -> None:
+        """One round of GPM samples."""
         begin = time.thread_time()
-        sampled = False
-        for gpu in self._session.gpus:
-            if gpu.lost or gpu.dozing:
-                continue
-            try:
-                for device in gpu.devices():
-                    if device.gpm is not None:
-                        device.sample(time.monotonic())
-                        sampled = True
-            except GpuLostError as lost:
-                self._lose(gpu, lost)
-        if not sampled:
-            return self._tick
-        self._cost += 0.1 * (time.thread_time() - begin - self._cost)
-        return min(1.0, max(self._period, self._cost / BUDGET))
+        for gpu, gpm in self._gpms:
+            if not gpu.lost:
+                try:
+                    gpm.sample(time.monotonic())
+                except GpuLostError as lost:
+                    self._lose(gpu, lost)
+        self._rounds += 1
+        self._spent += time.thread_time() - begin
+
+    def _settle(self) -> None:
+        """Compares the samples of the last tick; what that and taking them cost sets the pace."""
+        begin = time.thread_time()
+        for gpu, gpm in self._gpms:
+            if not gpu.lost:
+                try:
+                    gpm.settle(time.monotonic())
+                except GpuLostError as lost:
+                    self._lose(gpu, lost)
+        self._spent += time.thread_time() - begin
+        if self._rounds:
+            self._pace = min(1.0, max(self._period, self._spent / self._rounds / BUDGET))
+        self._spent, self._rounds = 0.0, 0
 
     def _read(self, now: float) -> bool:
         """One read of everything. False when the GPUs must be opened anew."""
@@ -121,6 +134,13 @@ class Worker:
                     device.tick(now, slow=slow)
             except GpuLostError as lost:
                 self._lose(gpu, lost)
+        self._gpms = [
+            (gpu, device.gpm)
+            for gpu in self._session.gpus
+            if not gpu.dozing and not gpu.lost
+            for device in gpu.devices()
+            if device.gpm is not None
+        ]
         self._broken = self._session.incomplete or any(gpu.lost for gpu in self._session.gpus)
         if self._broken and now - self._started >= self._reopen:
             return False
@@ -176,7 +196,7 @@ def _described(gpu: Gpu, uuid: str, instance: str, info: dict[str, str], device:
         "number": gpu.number,
         "instance": instance,
         "inside": device is not None and device.gpm is not None and not device.gpm.failing,
-        "info": info,
+        "info": dict(info),
         "pids": device.pids[:_PIDS] if device is not None else [],
     }
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from wellfed.collectors.endpoints import Endpoints
-from wellfed.collectors.exposition import Exposition, Family
+from wellfed.collectors.exposition import Exposition, Family, Foreign
 from wellfed.collectors.fetch import target
 from wellfed.collectors.registry import Roots, Row
 from wellfed.collectors.sampler import Window
 from wellfed.errors import UserError
 
-__all__ = ["FAMILIES", "Page", "host_name", "roots_of", "textfile"]
+__all__ = ["FAMILIES", "Names", "Page", "host_name", "roots_of", "textfile"]
 
 #: What --names may say.
 FAMILIES = ("dcgm", "node_exporter")
@@ -50,32 +50,56 @@ def host_name(options: Mapping[str, object]) -> str:
     return str(options.get("host") or socket.gethostname())
 
 
-class Page:
-    """Renders rows. Raises UserError for names that nobody has."""
+def host_labels(options: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The label of --hostname-label."""
+    return [("hostname", host_name(options))] if options.get("hostname_label") else []
 
-    def __init__(self, options: Mapping[str, object], openmetrics: bool) -> None:
-        host = host_name(options)
-        labels = [("hostname", host)] if options.get("hostname_label") else []
+
+class Names:
+    """The same facts under the names of --names. Raises UserError for names that nobody has."""
+
+    def __init__(self, options: Mapping[str, object], openmetrics: bool = False) -> None:
         wanted = {name.strip() for name in str(options.get("names") or "").split(",")} - {""}
         for name in sorted(wanted - set(FAMILIES)):
             raise UserError(f"--names knows {', '.join(FAMILIES)}, not {name!r}")
-        self._exposition = Exposition(openmetrics, labels)
         self._roots = Roots(str(options["procfs"]), str(options["sysfs"]))
         self._dcgm = self._node = None
         if "dcgm" in wanted:
             from wellfed.collectors.names_dcgm import DcgmNames
 
-            self._dcgm = DcgmNames(host)
+            self._dcgm = DcgmNames(host_name(options))
         if "node_exporter" in wanted:
             from wellfed.collectors.names_node import NodeNames
 
-            self._node = NodeNames(openmetrics, labels)
+            self._node = NodeNames(openmetrics, host_labels(options))
+
+    def families(self, rows: Sequence[Row]) -> list[Family]:
+        """Those that come from rows."""
+        return self._dcgm.families(rows, time.monotonic()) if self._dcgm else []
+
+    def text(self) -> str:
+        """Lines of those that come from files."""
+        return self._node.text(self._roots) if self._node else ""
+
+    def points(self, rows: Sequence[Row]) -> tuple[list[Foreign], list[float]]:
+        """All series with their values, for OTLP."""
+        series, values = self._node.points(self._roots) if self._node else ([], [])
+        for one, value in self._dcgm.points(rows, time.monotonic()) if self._dcgm else ():
+            series.append(one)
+            values.append(value)
+        return series, values
+
+
+class Page:
+    """Renders rows. Raises UserError for names that nobody has."""
+
+    def __init__(self, options: Mapping[str, object], openmetrics: bool) -> None:
+        self._exposition = Exposition(openmetrics, host_labels(options))
+        self._names = Names(options, openmetrics)
 
     def render(self, rows: Sequence[Row], families: Iterable[Family]) -> bytes:
         """The whole page."""
-        more = self._dcgm.families(rows, time.monotonic()) if self._dcgm else []
-        text = self._node.text(self._roots) if self._node else ""
-        return self._exposition.render(rows, [*families, *more], text)
+        return self._exposition.render(rows, [*families, *self._names.families(rows)], self._names.text())
 
 
 def textfile(folder: str, options: Mapping[str, object]) -> Callable[[Window], None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import gzip
 import http.client
 import logging
 import random
@@ -20,6 +19,7 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from wellfed.collectors.compress import gzipped, plain
 from wellfed.collectors.destination import Destination
 from wellfed.collectors.spool import Spool
 from wellfed.errors import UserError
@@ -86,8 +86,8 @@ class _Http:
             "User-Agent": "wellfed-agent",
             **self._to.headers,
         }
+        body = gzipped(body) if self._to.gzip else plain(body)
         if self._to.gzip:
-            body = gzip.compress(body, compresslevel=1, mtime=0)
             headers["Content-Encoding"] = "gzip"
         path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
         connection.request("POST", path, body, headers)
@@ -147,7 +147,7 @@ class _Grpc:
 
     def send(self, body: bytes) -> Outcome:
         try:
-            content: bytes = self._call(body, timeout=self._timeout, metadata=self._metadata)
+            content: bytes = self._call(plain(body), timeout=self._timeout, metadata=self._metadata)
         except self._grpc.RpcError as error:
             code = error.code().name
             text = f"gRPC {code}: {error.details()}"
@@ -211,6 +211,8 @@ class Pusher:
         self.sent = self.failed = self.refused = self.rejected = 0
         self.last_success: float | None = None
         self.error = ""
+        # Compressed once, however often it is sent, and the spool holds eight times as much.
+        self._compress = to.gzip and to.protocol != "grpc"
         self._sender: _Sender = _Grpc(to) if to.protocol == "grpc" else _Http(to)
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -222,7 +224,7 @@ class Pusher:
 
     def submit(self, ts: float, body: bytes) -> None:
         """Accepts a record for delivery."""
-        self.spool.put(ts, body)
+        self.spool.put(ts, gzipped(body) if self._compress else body)
         self._wake.set()
 
     def close(self, timeout: float = 2.0) -> None:

@@ -110,6 +110,7 @@ _PLUMBING = frozenset(
         "endpoints",
         "fetch",
         "files",
+        "heap",
         "flashblade_names",
         "listeners",
         "inference_names",
@@ -120,8 +121,8 @@ _PLUMBING = frozenset(
         "samples",
         "unwrap",
     }
-    | {"destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}
-    | {"names_dcgm", "names_node", "names_node_tables"}
+    | {"compress", "destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}
+    | {"names_dcgm", "names_node", "names_node_tables", "names_template"}
     | {"gpm", "nvml_calls", "nvml_device", "nvml_fields", "nvml_page", "nvml_samples"}
     | {"nvml_report", "nvml_session", "nvml_watchdog", "nvml_worker", "nvml_xid"}
 )

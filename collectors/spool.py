@@ -2,7 +2,8 @@
 
 A record is written beside its name and renamed, so a kill -9 leaves it whole or absent; a checksum finds
 what a bad disk changed, and costs that record alone. When the disk refuses, records wait in memory and
-`degraded` says why. Not synced: a power cut may cost the last records, never the order or the rest.
+`degraded` says why; memory holds less than a disk. Not synced: a power cut may cost the last records, never
+the order or the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ log = logging.getLogger("wellfed.spool")
 _HEADER = struct.Struct("<4sIId")
 _MAGIC = b"WFS1"
 _ENDING = ".rec"
+#: What may wait in memory at most: some eight hours of 10 s windows of a large node.
+MEMORY_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Spool:
         self._files: deque[tuple[str, int]] = deque()
         self._memory: deque[Record] = deque()
         self._bytes = 0
+        self._memory_bytes = 0
         self._next = 0
         if folder:
             self._recover(folder)
@@ -62,7 +66,7 @@ class Spool:
     @property
     def size(self) -> int:
         """Bytes held, on disk and in memory."""
-        return self._bytes
+        return self._bytes + self._memory_bytes
 
     def put(self, ts: float, body: bytes) -> None:
         """Accepts a record: it is on disk when this returns, or in memory when the disk refuses."""
@@ -72,7 +76,10 @@ class Spool:
             if self.folder and not self._memory and self._write(ts, body):
                 return
             self._memory.append(Record("", ts, body))
-            self._bytes += len(body) + _HEADER.size
+            self._memory_bytes += len(body) + _HEADER.size
+            while self._memory_bytes > min(self.max_bytes, MEMORY_BYTES):
+                self._forget()
+                self.dropped += 1
 
     def peek(self) -> Record | None:
         """The oldest record, or None. What is too old or damaged is given up and counted on the way."""
@@ -89,7 +96,7 @@ class Spool:
                     return record
                 self._remove(name, size)
             while self._memory and time.time() - self._memory[0].ts > self.max_age:
-                self._bytes -= len(self._memory.popleft().body) + _HEADER.size
+                self._forget()
                 self.dropped += 1
             return self._memory[0] if self._memory else None
 
@@ -99,8 +106,7 @@ class Spool:
             if self._files and self._files[0][0] == record.name:
                 self._remove(*self._files[0])
             elif self._memory and self._memory[0] is record:
-                self._memory.popleft()
-                self._bytes -= len(record.body) + _HEADER.size
+                self._forget()
 
     def _recover(self, folder: str) -> None:
         try:
@@ -158,16 +164,18 @@ class Spool:
             record = self._memory[0]
             if not self._write(record.ts, record.body):
                 return
-            self._memory.popleft()
-            self._bytes -= len(record.body) + _HEADER.size
+            self._forget()
+
+    def _forget(self) -> None:
+        self._memory_bytes -= len(self._memory.popleft().body) + _HEADER.size
 
     def _trim(self, coming: int) -> None:
-        while self._bytes + coming > self.max_bytes and len(self):
+        while self.size + coming > self.max_bytes and len(self):
             self.dropped += 1
             if self._files:
                 self._remove(*self._files[0])
             else:
-                self._bytes -= len(self._memory.popleft().body) + _HEADER.size
+                self._forget()
 
     def _remove(self, name: str, size: int) -> None:
         assert self.folder is not None

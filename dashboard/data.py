@@ -106,12 +106,23 @@ class Source(Protocol):
 
 
 class StoreSource:
-    """Answers from a store, computed once per range and revision, each by one thread at a time."""
+    """Answers from a store, computed once per range and revision, each by one thread at a time.
 
-    def __init__(self, store: Store, price: Prices | None = None, simulated: bool = False) -> None:
+    version: grows when there is something new to show; by default the store's own, which grows with every
+    append.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        price: Prices | None = None,
+        simulated: bool = False,
+        version: Callable[[], int] | None = None,
+    ) -> None:
         self.price = price
         self.simulated = simulated
         self._store = store
+        self._version = version or (lambda: store.version)
         self._lock = threading.Lock()
         self._kept: dict[_Key, Answer] = {}
         self._making: dict[_Key, Future[Answer]] = {}
@@ -122,7 +133,7 @@ class StoreSource:
         key = _key(wanted)
         with self._lock:
             kept = self._kept.get(key)
-            fresh = kept is not None and (not wanted.live or kept.revision == self._store.version)
+            fresh = kept is not None and (not wanted.live or kept.revision == self._version())
             if kept is not None and (fresh or self._rests(key)):
                 return kept
             making = self._making.get(key)
@@ -154,7 +165,7 @@ class StoreSource:
 
     def _compute(self, wanted: Range, earlier: Answer | None) -> Answer:
         began = time.monotonic()
-        revision = self._store.version
+        revision = self._version()
         tables = {
             name: self._store.scan(name, wanted.start, wanted.end).collect(engine="streaming").lazy()
             for name in TABLES

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
 from wellfed.collectors.catalog import TABLES
-from wellfed.collectors.exposition import Exposition, Family, labelled, number
+from wellfed.collectors.exposition import Exposition, Family, labelled, number, wants_openmetrics
 from wellfed.collectors.registry import Row
 
 
@@ -117,3 +118,44 @@ def test_a_label_for_the_host_is_on_every_sample_and_per_cent_signs_survive() ->
     assert all('hostname="n1"' in line for line in samples)
     body = Exposition(openmetrics=True).render(found, more).decode()
     assert {f.name for f in openmetrics_families(body)} >= {"wellfed_agent_x", "wellfed_disk_reads"}
+
+
+@pytest.mark.parametrize(
+    ("accept", "wants"),
+    [
+        # As Prometheus 2.42 and 3.x ask, and as 3.x asks with scrape_protocols turned around.
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            True,
+        ),
+        (
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,"
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            True,
+        ),
+        ("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.4,*/*;q=0.3", False),
+        ("application/openmetrics-text;q=0,*/*", False),
+        ("application/openmetrics-text; q=nonsense", False),
+        ("text/html,*/*;q=0.8", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_the_format_is_the_one_the_client_prefers(accept: str, wants: bool) -> None:
+    assert wants_openmetrics(accept) is wants
+
+
+@given(
+    rows(), st.lists(st.lists(values | st.sampled_from([math.nan, math.inf, 1.0]), max_size=8), max_size=4)
+)
+def test_a_page_that_was_kept_is_the_page_made_anew(
+    found: list[Row], changes: list[list[float | None]]
+) -> None:
+    kept = Exposition()
+    assert kept.render(found) == render(found)
+    for numbers in changes:
+        places = [(row, name) for row in found for name in row.values]
+        for (row, name), value in zip(places, numbers, strict=False):
+            row.values[name] = value
+        assert kept.render(found) == render(found)

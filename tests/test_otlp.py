@@ -144,6 +144,9 @@ def test_the_resource_says_who_we_are_and_the_user_has_the_last_word(monkeypatch
         "n1",
         "worker-1",
     )
+    # The same after a restart: else every series would begin anew.
+    assert plain["service.instance.id"] == "n1"
+    assert not any(name.startswith("telemetry.sdk") for name in plain)
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine,cloud.region=x")
     given_ = resource("n1", "1.0", {"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine,cloud.region=x"})
     assert (given_["service.name"], given_["cloud.region"]) == ("mine", "x")
@@ -270,9 +273,13 @@ def test_a_receiver_that_is_not_there_and_one_that_comes_back(
     assert len(sender.spool) == 1
 
 
-def test_tls_with_a_custom_ca_and_a_client_certificate(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ca.pem, and server and client .key and .pem signed by it."""
+    folder = tmp_path_factory.mktemp("certificates")
+
     def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     openssl(
         "req",
@@ -302,7 +309,7 @@ def test_tls_with_a_custom_ca_and_a_client_certificate(tmp_path: Path) -> None:
             "-subj",
             f"/CN={name}",
         )
-        (tmp_path / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+        (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
         openssl(
             "x509",
             "-req",
@@ -320,10 +327,14 @@ def test_tls_with_a_custom_ca_and_a_client_certificate(tmp_path: Path) -> None:
             "-extfile",
             "ext",
         )
+    return folder
+
+
+def test_tls_with_a_custom_ca_and_a_client_certificate(certificates: Path) -> None:
     serving = Receiver()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
-    context.load_verify_locations(tmp_path / "ca.pem")
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    context.load_verify_locations(certificates / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     serving.server.socket = context.wrap_socket(serving.server.socket, server_side=True)
     serving.start()
@@ -331,9 +342,9 @@ def test_tls_with_a_custom_ca_and_a_client_certificate(tmp_path: Path) -> None:
     sender = Pusher(
         Destination(
             url,
-            ca=str(tmp_path / "ca.pem"),
-            key=str(tmp_path / "client.key"),
-            certificate=str(tmp_path / "client.pem"),
+            ca=str(certificates / "ca.pem"),
+            key=str(certificates / "client.key"),
+            certificate=str(certificates / "client.pem"),
         ),
         Spool(None, 10**6, 1e12),
     )
@@ -352,7 +363,8 @@ def test_tls_with_a_custom_ca_and_a_client_certificate(tmp_path: Path) -> None:
         serving.server.server_close()
 
 
-def test_grpc_carries_the_same_bytes() -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_grpc_carries_the_same_bytes(certificates: Path, tls: bool) -> None:
     import concurrent.futures
 
     import grpc
@@ -373,17 +385,28 @@ def test_grpc_carries_the_same_bytes() -> None:
             return grpc.unary_unary_rpc_method_handler(export)
 
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), handlers=(Service(),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    ca, key, pem = (str(certificates / name) for name in ("ca.pem", "client.key", "client.pem"))
+    if tls:
+        pair = [(certificates / f"server.{ending}").read_bytes() for ending in ("key", "pem")]
+        trusted = (certificates / "ca.pem").read_bytes()
+        port = server.add_secure_port(
+            "127.0.0.1:0", grpc.ssl_server_credentials([pair], trusted, require_client_auth=True)
+        )
+        to = Destination(f"https://127.0.0.1:{port}", "grpc", ca=ca, key=key, certificate=pem)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
+        to = Destination(f"http://127.0.0.1:{port}", "grpc")
     server.start()
-    sender = Pusher(Destination(f"http://127.0.0.1:{port}", "grpc"), Spool(None, 10**6, 1e12))
+    sender = Pusher(to, Spool(None, 10**6, 1e12))
     try:
-        sender.submit(0.0, b"")
+        body = ExportMetricsServiceRequest(resource_metrics=[{}]).SerializeToString()
+        sender.submit(0.0, body)
         first = sender.attempt()
         assert first is not None
         assert first > 0
         assert "UNAVAILABLE: later" in sender.error
         assert sender.attempt() == 0.0
-        assert len(bodies) == 2
+        assert bodies == [b"", body]
     finally:
         sender.close()
         server.stop(0).wait()

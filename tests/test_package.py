@@ -74,6 +74,7 @@ def test_dependencies_point_one_way() -> None:
         "analysis": (
             "wellfed.analysis",
             "wellfed.collectors.catalog",
+            "wellfed.collectors.names",
             "wellfed.errors",
             "wellfed.prices",
             "wellfed.__version__",

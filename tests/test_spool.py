@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
+import random
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wellfed.collectors.spool import Spool
+from wellfed.options import OPTIONS
 
 NOW = time.time()
 
@@ -116,57 +115,35 @@ def test_a_folder_that_cannot_be_made_is_memory(tmp_path: Path) -> None:
     assert drain(spool) == [b"1"]
 
 
-def test_six_hours_of_outage_lose_nothing(tmp_path: Path) -> None:
-    spool = make(tmp_path / "s", max_bytes=10**9)
-    windows = 6 * 360
-    for index in range(windows):
-        spool.put(NOW + 10 * index, b"%d" % index)
-    assert len(make(tmp_path / "s")) == windows
-    assert drain(spool) == [b"%d" % i for i in range(windows)]
+def test_memory_holds_less_than_a_disk_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wellfed.collectors.spool.MEMORY_BYTES", 500)
+    spool = make(None)
+    for index in range(10):
+        spool.put(NOW, b"%d" % index + b"x" * 99)
+    assert [body[:1] for body in drain(spool)] == [b"6", b"7", b"8", b"9"]
+    assert (spool.dropped, spool.size) == (6, 0)
+
+
+def test_a_folder_that_takes_no_files_is_memory() -> None:
+    spool = make(Path("/proc/self"))
+    spool.put(NOW, b"1")
+    assert spool.degraded.startswith("/proc/self: ")
+    assert drain(spool) == [b"1"]
+
+
+@pytest.mark.parametrize("folder", ["disk", "memory"])
+def test_six_hours_of_outage_lose_nothing(tmp_path: Path, folder: str) -> None:
+    """With the default bounds, and windows of a large node's size, which do not compress further."""
+    size, hours = OPTIONS["spool_bytes"].default, OPTIONS["spool_hours"].default
+    assert isinstance(size, int)
+    assert isinstance(hours, float)
+    where = tmp_path / "s" if folder == "disk" else None
+    spool, draw, windows = make(where, size, hours * 3600), random.Random(1), 6 * 360
+    bodies = [b"%d " % index + draw.randbytes(10_000) for index in range(windows)]
+    for index, body in enumerate(bodies):
+        spool.put(NOW - 6 * 3600 + 10 * index, body)
+    if where is not None:
+        spool = make(where, size, hours * 3600)
+    assert len(spool) == windows
+    assert drain(spool) == bodies
     assert spool.dropped == 0
-
-
-WRITER = """
-import sys
-from wellfed.collectors.spool import Spool
-spool = Spool(sys.argv[1], 10**9, 1e9)
-for index in range(int(sys.argv[2]), 10**9):
-    spool.put(float(index), b"%d" % index)
-    print(index, flush=True)
-"""
-
-
-def test_kill_9_loses_no_accepted_record(tmp_path: Path) -> None:
-    folder = str(tmp_path / "s")
-    accepted = -1
-    for round_ in range(10):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, folder, str(accepted + 1)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        assert writer.stdout is not None
-        for _ in range(10 + 37 * round_):
-            accepted = int(writer.stdout.readline())
-        writer.send_signal(signal.SIGKILL)
-        rest = writer.stdout.read().splitlines(keepends=True)
-        writer.stdout.close()
-        writer.wait()
-        whole = [line for line in rest if line.endswith("\n")]
-        accepted = int(whole[-1]) if whole else accepted
-        spool = Spool(folder, 10**9, 1e12)
-        found = [int(record[0]) for record in _bodies(folder)]
-        assert found[: accepted + 1] == list(range(accepted + 1))
-        accepted = found[-1]
-        assert spool.corrupt == 0
-
-
-def _bodies(folder: str) -> list[tuple[bytes]]:
-    spool = Spool(folder, 10**9, 1e12)
-    out = []
-    for name, _ in list(spool._files):
-        record = spool._read(name)
-        assert record is not None
-        out.append((record.body,))
-    return out

@@ -7,18 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from datetime import datetime
 
-import polars as pl
-
-from wellfed.analysis.diagnose import Diagnosis
-from wellfed.analysis.diagnose import diagnose as answer
-from wellfed.analysis.inputs import read_tables
 from wellfed.analysis.report import content, markdown, page, rows, terminal
 from wellfed.errors import UserError
-from wellfed.options import DEFAULT_DATA
-from wellfed.prices import Prices
-from wellfed.progress import progress
+from wellfed.source import answer
 
 __all__ = ["diagnose", "report"]
 
@@ -28,7 +20,7 @@ FORMATS = {"text": ".txt", "html": ".html", "markdown": ".md", "csv": ".csv", "j
 
 def diagnose(options: Mapping[str, object]) -> int:
     """Prints the diagnosis as text, or as the JSON document with --json. Returns the exit status."""
-    document = _answer(options).document
+    document = answer(options).document
     if options.get("json"):
         sys.stdout.write(_json(document))
     else:
@@ -43,7 +35,7 @@ def report(options: Mapping[str, object]) -> int:
     job, user = (str(options[name]) if options.get(name) else None for name in ("job", "user"))
     if job and user:
         raise UserError("--job and --user do not go together: a job has one user")
-    document = content.narrow(_answer(options).document, job, user)
+    document = content.narrow(answer(options).document, job, user)
     told = content.build(document, job, user)
     if kind == "text" and out is None:
         terminal.write(told, sys.stdout, _width())
@@ -60,26 +52,6 @@ def report(options: Mapping[str, object]) -> int:
     else:
         _write(out, text)
     return 0
-
-
-def _answer(options: Mapping[str, object]) -> Diagnosis:
-    path = str(options.get("data") or DEFAULT_DATA)
-    if not options.get("data") and not os.path.isdir(path):
-        raise UserError(f"no local store at {path} yet: run `wellfed up`, or name a folder with --data")
-    start, end, price = options.get("from"), options.get("to"), options.get("price")
-    assert start is None or isinstance(start, datetime)
-    assert end is None or isinstance(end, datetime)
-    assert price is None or isinstance(price, Prices)
-    if start and end and start >= end:
-        raise UserError("--from is not before --to")
-    with progress(f"reading {path}"):
-        tables = read_tables(path, start, end)
-    try:
-        with progress("diagnosing"):
-            return answer(tables, start=start, end=end, price=price)
-    except (OSError, pl.exceptions.ComputeError) as error:
-        # Damage inside a file shows only when its rows are read.
-        raise UserError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}") from error
 
 
 def _format(wanted: object, out: str | None) -> str:

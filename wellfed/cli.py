@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from wellfed import __version__
@@ -25,7 +25,11 @@ Values = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. target: `module:function`, called with the resolved options, returns the exit status."""
+    """One command.
+
+    target: `module:function`, called with the resolved options, returns the exit status. defaults: of options
+    where they differ from the usual ones.
+    """
 
     name: str
     help: str
@@ -33,6 +37,7 @@ class Command:
     target: str
     example: str = ""
     actions: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
     def run(self, values: Values) -> int:
         """Imports the target and calls it."""
@@ -42,7 +47,7 @@ class Command:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("wellfed"):
                 raise
-            extra = "dashboard" if self.name in ("up", "demo") else "hub"
+            extra = "dashboard" if self.name in ("up", "hub", "demo") else "hub"
             raise UserError(
                 f"wellfed {self.name} needs {error.name}: pip install 'wellfed[{extra}]'"
             ) from error
@@ -52,6 +57,10 @@ class Command:
 _SOURCES = ("procfs", "sysfs", "collectors", "dcgm_url", "inference_urls", "kueue_url", "array")
 _NODE = ("host", *_SOURCES)
 _KEEP = ("data", "retention_days", "retention_bytes")
+_SERVER = (
+    "prometheus", "selector", "header", "bearer_token_file", "basic_auth_file", "ca_file", "cert_file",
+    "key_file", "parallel",
+)  # fmt: skip
 
 #: Every command by name, in the order of the help.
 COMMANDS: Mapping[str, Command] = {
@@ -63,6 +72,23 @@ COMMANDS: Mapping[str, Command] = {
             ("address", "metrics_address", *_KEEP, *_NODE, "price"),
             "wellfed.up:up",
             "wellfed up --price 2.50",
+        ),
+        Command(
+            "hub",
+            "take OTLP from the agents of a cluster: store, verdicts and dashboard",
+            (
+                "address",
+                "otlp_address",
+                "otlp_grpc_address",
+                "token_file",
+                "metrics_address",
+                "web_config",
+                *_KEEP,
+                "price",
+            ),
+            "wellfed.hub:hub",
+            "wellfed hub --otlp-address 0.0.0.0:4318 --token-file /etc/wellfed/token",
+            defaults={"metrics_address": "127.0.0.1:9813"},
         ),
         Command(
             "demo",
@@ -94,14 +120,14 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "diagnose",
             "name what starved the GPUs, with the evidence",
-            ("data", "from", "to", "price", "json"),
+            ("data", "from", "to", *_SERVER, "lake", "cluster", "price", "json"),
             "wellfed.ask:diagnose",
             "wellfed diagnose --from 6h --json",
         ),
         Command(
             "report",
             "the same answer to hand on: for everything, a job or a user",
-            ("data", "from", "to", "job", "user", "price", "format", "out"),
+            ("data", "from", "to", *_SERVER, "lake", "cluster", "job", "user", "price", "format", "out"),
             "wellfed.ask:report",
             "wellfed report --job slurm:4711 --out report.html",
         ),
@@ -156,13 +182,17 @@ def parser() -> argparse.ArgumentParser:
             option = OPTIONS[name]
             if option.table is not None:
                 continue
-            default = f" (default: {option.default})" if option.default not in (None, False) else ""
+            value = command.defaults.get(name, option.default)
+            default = f" (default: {value})" if value not in (None, False) else ""
             if option.boolean:
                 sub.add_argument(option.flag, dest=name, action="store_true", default=None, help=option.help)
             else:
-                action = "append" if option.repeats else "store"
                 sub.add_argument(
-                    option.flag, dest=name, action=action, metavar=option.metavar, help=option.help + default
+                    option.flag,
+                    dest=name,
+                    metavar=option.metavar,
+                    help=option.help + default,
+                    action="append" if option.joined_by else "store",
                 )
     return top
 
@@ -179,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     command = COMMANDS[namespace.command]
     try:
-        values = resolve((*command.options, "log_level"), vars(namespace), os.environ)
+        values = resolve((*command.options, "log_level"), vars(namespace), os.environ, command.defaults)
         if command.actions:
             values["action"] = namespace.action
         _log(str(values["log_level"]))

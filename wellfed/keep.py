@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 
+from wellfed.analysis.lake import is_url
 from wellfed.analysis.store import Store, is_store
 from wellfed.errors import UserError
 from wellfed.options import DEFAULT_DATA
@@ -49,7 +50,7 @@ def _export(path: str, options: Mapping[str, object]) -> int:
     assert start is None or isinstance(start, datetime)
     assert end is None or isinstance(end, datetime)
     folder = str(target)
-    if os.path.isdir(folder) and os.listdir(folder):
+    if not is_url(folder) and os.path.isdir(folder) and os.listdir(folder):
         raise UserError(f"{folder} is not empty; name a new folder with --out")
     with progress(f"exporting to {folder}"):
         written = Store(path, readonly=True).export(folder, start=start, end=end)

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from wellfed.errors import UserError
 from wellfed.prices import Prices
@@ -92,7 +93,8 @@ def parse_time(text: str) -> datetime:
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting. parse raises ValueError with what to write instead. default: None = not set. table: reads
-    a setting that is a table of the configuration file, and that alone; raises ValueError too.
+    a setting that is a table of the configuration file, and that alone; raises ValueError too. many: the flag
+    may be given again; elsewhere each value stands on its own line.
     """
 
     name: str
@@ -101,8 +103,8 @@ class Option:
     default: object = None
     metavar: str = "TEXT"
     table: Callable[[Mapping[str, object]], object] | None = None
-    #: The flag may be given again; together they read like one value with commas.
-    repeats: bool = False
+    #: The flag may be given again; what it was given is joined by this.
+    joined_by: str = ""
 
     @property
     def flag(self) -> str:
@@ -149,9 +151,21 @@ def _options(*options: Option) -> Mapping[str, Option]:
 OPTIONS: Mapping[str, Option] = _options(
     Option("config", "configuration file (TOML)", metavar="FILE"),
     Option("address", "where the dashboard listens", default="127.0.0.1:8050", metavar="HOST:PORT"),
+    Option("otlp_address", "where OTLP over HTTP is taken", default="127.0.0.1:4318", metavar="HOST:PORT"),
+    Option(
+        "otlp_grpc_address",
+        "where OTLP over gRPC is taken, empty for nowhere",
+        default="127.0.0.1:4317",
+        metavar="HOST:PORT",
+    ),
+    Option("token_file", "bearer tokens that OTLP senders must show, one a line", metavar="FILE"),
     Option("metrics_address", "where /metrics listens", default="127.0.0.1:9812", metavar="HOST:PORT"),
     Option("web_config", "TLS and basic auth of /metrics, an exporter-toolkit web.yml", metavar="FILE"),
-    Option("data", "store, or a folder of <table>.parquet files (default: the local store)", metavar="DIR"),
+    Option(
+        "data",
+        "store, or a folder of <table>.parquet files, also s3:// gs:// az:// (default: the local store)",
+        metavar="DIR",
+    ),
     Option("host", "name of this machine in every row (default: its hostname)", metavar="NAME"),
     Option("procfs", "where procfs is mounted", default="/proc", metavar="DIR"),
     Option("sysfs", "where sysfs is mounted", default="/sys", metavar="DIR"),
@@ -178,14 +192,14 @@ OPTIONS: Mapping[str, Option] = _options(
     ),
     Option(
         "names",
-        "publish the same facts under other exporters' names too: dcgm,node_exporter",
+        "publish the same facts under other exporters' names too, scraped or pushed: dcgm,node_exporter",
         metavar="NAMES",
     ),
     Option(
         "textfile", "write the metrics into this folder for node_exporter's textfile collector", metavar="DIR"
     ),
     Option("otlp_endpoint", "send windows by OTLP to this address, http://host:4318", metavar="URL"),
-    Option("spool", "folder for windows that were not acknowledged (default: memory only)", metavar="DIR"),
+    Option("spool", "folder for windows that were not acknowledged (default: memory, 32 MiB)", metavar="DIR"),
     Option(
         "spool_bytes",
         "size of the spool above which the oldest windows are dropped",
@@ -203,6 +217,33 @@ OPTIONS: Mapping[str, Option] = _options(
     ),
     Option("to", "end of the range: a time, or an age such as 10m", parse_time, None, "TIME"),
     Option(
+        "prometheus",
+        "read this server (Prometheus, Thanos, Mimir, VictoriaMetrics) instead of files",
+        metavar="URL",
+    ),
+    Option(
+        "selector", 'label matchers for every series of the server, such as cluster="a"', metavar="LABELS"
+    ),
+    Option(
+        "header", "header for the server, 'Name: value'; may be given again", metavar="HEADER", joined_by="\n"
+    ),
+    Option("bearer_token_file", "file with the bearer token for the server", metavar="FILE"),
+    Option("basic_auth_file", "file with user:password for the server", metavar="FILE"),
+    Option("ca_file", "certificates that the server's is checked against (PEM)", metavar="FILE"),
+    Option("cert_file", "client certificate for the server (PEM)", metavar="FILE"),
+    Option("key_file", "key of the client certificate (PEM)", metavar="FILE"),
+    Option(
+        "lake",
+        "read the sealed hours of a store, folder or s3://bucket/path, file by file",
+        metavar="URL",
+    ),
+    Option(
+        "cluster",
+        "run --lake on Ray: local, or an address such as ray://head:10001 (default: in this process)",
+        metavar="ADDRESS",
+    ),
+    Option("parallel", "queries that the server gets at a time", _whole, 4, "N"),
+    Option(
         "price",
         "price of one GPU for one hour: 2.50, or by model: H100=2.98,A100=1.29,2.50",
         Prices.parse,
@@ -212,7 +253,7 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("job", "only this job, by its id or name", metavar="JOB"),
     Option("user", "only the jobs of this user", metavar="NAME"),
     Option("format", "text, html, markdown, csv or json (default: as --out ends)", metavar="FORMAT"),
-    Option("out", "folder or file to write to", metavar="PATH"),
+    Option("out", "folder or file to write to; a store's history also to s3:// gs:// az://", metavar="PATH"),
     Option("json", "print JSON", _boolean, False),
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
     Option("gpus", "GPUs to simulate", _whole, None, "N"),
@@ -224,7 +265,7 @@ OPTIONS: Mapping[str, Option] = _options(
         parse_pairs,
         None,
         "NAME=VALUE",
-        repeats=True,
+        joined_by=",",
     ),
     Option("runbooks", "where runbook links point to (default: the runbooks written)", metavar="URL"),
     Option("log_level", "debug, info, warning or error", default="warning", metavar="LEVEL"),
@@ -268,9 +309,15 @@ def read_config(path: str) -> dict[str, object]:
 
 
 def resolve(
-    names: tuple[str, ...], flags: Mapping[str, str | list[str] | bool | None], environ: Mapping[str, str]
+    names: tuple[str, ...],
+    flags: Mapping[str, str | list[str] | bool | None],
+    environ: Mapping[str, str],
+    defaults: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
-    """Values of the named options: flag, else environment, else file, else default. Raises UserError."""
+    """Values of the named options: flag, else environment, else file, else default. Raises UserError.
+
+    defaults: those that differ from the option's own.
+    """
     path = flags.get("config") or environ.get(OPTIONS["config"].variable)
     config = read_config(str(path)) if path else {}
     values: dict[str, object] = {}
@@ -278,14 +325,14 @@ def resolve(
         option = OPTIONS[name]
         given = flags.get(name)
         if given is not None and given is not False:
-            text = ",".join(given) if isinstance(given, list) else str(given)
+            text = option.joined_by.join(given) if isinstance(given, list) else str(given)
             values[name] = True if given is True else _parse(option, text, option.flag)
         elif environ.get(option.variable, "") != "":
             values[name] = _parse(option, environ[option.variable], option.variable)
         elif name in config:
             values[name] = _configured(option, config[name], str(path))
         else:
-            values[name] = option.default
+            values[name] = defaults.get(name, option.default)
     return values
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
+from collections.abc import Callable
 
 import uvicorn
 
@@ -24,18 +26,25 @@ def bind(address: str) -> socket.socket:
     return listen(*parse_address(address))
 
 
-def serve(listener: socket.socket, store: Store, price: object = None, simulated: bool = False) -> None:
-    """Serves until SIGINT or SIGTERM. price: of GPU time, or None."""
+def serve(
+    listener: socket.socket,
+    store: Store,
+    price: object = None,
+    simulated: bool = False,
+    version: Callable[[], int] | None = None,
+) -> None:
+    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version: as in StoreSource."""
     assert price is None or isinstance(price, Prices)
-    app = create_app(StoreSource(store, price=price, simulated=simulated))
+    app = create_app(StoreSource(store, price=price, simulated=simulated, version=version))
     config = uvicorn.Config(
         app.server, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"wellfed: dashboard http://{shown}:{port}", file=sys.stderr, flush=True)
+    # uvicorn raises the signal again once it has closed its connections: the caller cleans up then.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
-        # uvicorn raises the signal again once it has closed its connections.
         print("\nwellfed: stopping", file=sys.stderr)

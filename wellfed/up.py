@@ -1,14 +1,12 @@
 """`wellfed up`: agent, store and dashboard of one machine in one process.
 
-The sampler's windows go straight into the store; a keeper thread seals finished hours and removes what is
-too old or too much; uvicorn serves the dashboard on the main thread until Ctrl-C or SIGTERM.
+The sampler's windows go straight into the store; one thread seals finished hours and removes what is too old
+or too much, one judges each window; uvicorn serves the dashboard on the main thread until Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import timedelta
@@ -16,21 +14,20 @@ from functools import partial
 
 import polars as pl
 
+from wellfed.analysis.live import Live, LookBack
 from wellfed.analysis.schema import schema
 from wellfed.analysis.store import Store
 from wellfed.background import Background
 from wellfed.collectors.agent import choose, host_name, metrics, roots_of
 from wellfed.collectors.catalog import HOST, TABLES
 from wellfed.collectors.sampler import Sampler, Window, by_table
+from wellfed.hub import judge, keep
 from wellfed.options import DEFAULT_DATA
+from wellfed.prices import Prices
 from wellfed.serve import bind, serve
+from wellfed.verdicts import verdicts
 
 __all__ = ["frames", "up"]
-
-log = logging.getLogger("wellfed.up")
-
-#: Seconds between two looks at what can be sealed or removed.
-KEEP_INTERVAL = 60.0
 
 
 def up(options: Mapping[str, object]) -> int:
@@ -44,7 +41,10 @@ def up(options: Mapping[str, object]) -> int:
             roots_of(options),
             on_window=lambda window: store.append(frames(window, host)),
         )
-        endpoint = metrics(sampler, options)
+        price = options.get("price")
+        assert price is None or isinstance(price, Prices)
+        live = Live(store, LookBack(store, price))
+        endpoint = metrics(sampler, options, more=lambda: verdicts(live))
         stack.callback(endpoint.close)
         stack.callback(sampler.stop)
         sampler.start()
@@ -52,11 +52,11 @@ def up(options: Mapping[str, object]) -> int:
         days, size = options["retention_days"], options["retention_bytes"]
         assert isinstance(days, float)
         assert isinstance(size, int)
-        keep = partial(_keep, store, timedelta(days=days), size)
-        stack.enter_context(Background("wellfed-keeper", keep))
+        stack.enter_context(Background("wellfed-keeper", partial(keep, store, timedelta(days=days), size)))
+        stack.enter_context(Background("wellfed-live", partial(judge, live)))
         print(f"wellfed: /metrics  http://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
-        serve(listener, store, price=options.get("price"))
+        serve(listener, store, price=price, version=lambda: live.updates)
     return 0
 
 
@@ -80,13 +80,3 @@ def frames(window: Window, host: str) -> dict[str, pl.DataFrame]:
         loose = pl.Schema({**shape, "ts": pl.Int64()})
         out[name] = pl.DataFrame(records, schema=loose).cast({"ts": shape["ts"]})
     return out
-
-
-def _keep(store: Store, age: timedelta, size: int, stop: threading.Event) -> None:
-    """Seals finished hours and applies retention until told to stop."""
-    while not stop.wait(KEEP_INTERVAL):
-        try:
-            store.seal()
-            store.retain(age=age, size=size)
-        except OSError as error:
-            log.warning("the store could not be tidied: %s", error)

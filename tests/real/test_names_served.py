@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from programs import ROOT, Programs, fetch, free_port, until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
 from wellfed.collectors.names_dcgm import DcgmNames
 from wellfed.collectors.names_node import NodeNames
+from wellfed.collectors.otlp import Encoder
 from wellfed.collectors.registry import Roots, Row
+from wellfed.collectors.sampler import Window
 
 pytestmark = pytest.mark.real
 
@@ -96,6 +99,31 @@ def test_the_same_in_openmetrics_with_the_hosts_label(node: Path) -> None:
     samples = [s for family in families for s in family.samples]
     assert len(samples) == len(plain)
     assert all(s.labels["hostname"] == "n1" for s in samples)
+
+
+def test_the_same_by_otlp(node: Path) -> None:
+    roots = Roots(f"{node}/proc", f"{node}/sys")
+    plain = parsed(NodeNames(openmetrics=False).text(roots) + "\n")
+    names, encoder = NodeNames(openmetrics=False), Encoder({})
+    for ts in (1000.0, 1010.0):
+        body = encoder.encode(Window(ts, [Row("host", (), {"load1": 1.5})]), *names.points(roots))
+        metrics = ExportMetricsServiceRequest.FromString(body).resource_metrics[0].scope_metrics[0].metrics
+        found: dict[Sample, tuple[float, str]] = {}
+        for metric in metrics:
+            kind = metric.WhichOneof("data") or ""
+            for point in getattr(metric, kind).data_points:
+                assert point.time_unix_nano == ts * 10**9
+                assert point.start_time_unix_nano == (1000 * 10**9 if kind == "sum" else 0)
+                labels = frozenset((a.key, a.value.string_value) for a in point.attributes)
+                found[metric.name, labels] = (point.as_double, kind)
+        assert found.pop(("system.cpu.load_average.1m", frozenset()), None) or found.pop(
+            ("wellfed.host.load1", frozenset())
+        ) == (1.5, "gauge")
+        sent = {key: (value, "sum" if kind == "counter" else "gauge") for key, (value, kind) in plain.items()}
+        # Empty labels are no attributes.
+        assert {
+            (name, frozenset(p for p in labels if p[1])): v for (name, labels), v in sent.items()
+        } == found
 
 
 def test_a_device_that_goes_is_gone_and_a_broken_file_takes_only_its_own_names(tmp_path: Path) -> None:

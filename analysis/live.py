@@ -1,0 +1,239 @@
+"""The live verdict: each window counted once, findings that keep their id, counters that outlive a restart.
+
+A Judge says what the newest windows lost; here that is added up and remembered in DIR/live.parquet, written
+whole after each update. Windows that came late for one host are counted when they come, each exactly once:
+the newest counted window is kept by host.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import polars as pl
+
+from wellfed.analysis.diagnose import Diagnosis, diagnose
+from wellfed.analysis.live_findings import Tracker
+from wellfed.analysis.live_state import MARK, State, load, save
+from wellfed.analysis.roots import root_view
+from wellfed.analysis.store import Store
+from wellfed.collectors.catalog import TABLES
+from wellfed.prices import Prices
+
+__all__ = ["Judge", "Live", "LookBack", "Verdict"]
+
+#: How far back one judgement looks, and with how many windows of GPUs at most.
+LOOK_BACK = timedelta(hours=2)
+SHORTEST = timedelta(minutes=3)
+ROWS = 50_000
+#: A hub that was away catches up with so many times as much at once.
+CATCH_UP = 4
+#: Time after its last window when a series ends.
+EXPIRE = timedelta(hours=1)
+#: A gauge of the last window holds no longer than this.
+CURRENT = timedelta(seconds=30)
+
+_KEY = ("host", "gpu", "job", "cause")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge found.
+
+    windows: ts, host, gpu, job, dt, covered_seconds, lost_seconds. shares, rooted: ts, host, gpu, job, cause,
+    lost_seconds in the local and the root view. findings: those of the document. newest: end of the last
+    window of any host, None without one.
+    """
+
+    windows: pl.DataFrame
+    shares: pl.DataFrame
+    rooted: pl.DataFrame
+    findings: Sequence[Mapping[str, Any]]
+    newest: datetime | None
+
+
+class Judge(Protocol):
+    """Judges windows as they come."""
+
+    def update(self, until: datetime, since: datetime | None) -> Verdict | None:
+        """The verdict on the windows up to `until`, at least on those after `since`; None without data."""
+        ...
+
+
+class LookBack:
+    """Diagnoses the last part of a store anew at each window. price: of GPU time, or None."""
+
+    def __init__(self, store: Store, price: float | Prices | None = None) -> None:
+        self._store = store
+        self._price = price
+
+    def update(self, until: datetime, since: datetime | None) -> Verdict | None:
+        """See Judge. Raises OSError when the store cannot be read."""
+        affordable = timedelta(seconds=10 * ROWS / max(1, self._gpus(until)))
+        start = until - min(LOOK_BACK, max(SHORTEST, affordable))
+        if since is not None:
+            start = min(start, max(since - SHORTEST, until - min(LOOK_BACK, CATCH_UP * affordable)))
+        found = self._diagnose(start, until)
+        windows = found.windows
+        findings = found.document["findings"]
+        rooted = root_view(found.shares, findings)
+        return Verdict(windows, found.shares, rooted, findings, _newest(windows, found.hosts))
+
+    def _gpus(self, until: datetime) -> int:
+        """GPUs that reported in the last minutes."""
+        who = pl.struct("host", "gpu")
+        recent = self._store.scan("gpu", until - SHORTEST, until).select(who.n_unique())
+        return int(recent.collect(engine="streaming").item())
+
+    def _diagnose(self, start: datetime, until: datetime) -> Diagnosis:
+        tables = {
+            name: self._store.scan(name, start, until).collect(engine="streaming").lazy() for name in TABLES
+        }
+        return diagnose(tables, start=start, end=until, price=self._price)
+
+
+class Live:
+    """What a hub publishes about a store. Methods may be called from several threads.
+
+    updates: grows with every verdict. last: end of the newest window that was judged, None before the first.
+    """
+
+    def __init__(self, store: Store, judge: Judge) -> None:
+        self.updates = 0
+        self._store = store
+        self._judge = judge
+        self._lock = threading.Lock()
+        self._state = load(store.path)
+        self._tracker = Tracker(self._state.findings)
+        self.last = _newest(self._state.counters)
+
+    @property
+    def counters(self) -> pl.DataFrame:
+        """metric, host, gpu, job, cause ("" where it does not apply), value, ts of the last change."""
+        with self._lock:
+            return self._state.counters.filter(pl.col("metric") != MARK)
+
+    @property
+    def gauges(self) -> pl.DataFrame:
+        """metric, host, gpu, job, value: accelerator utilisation of the last window."""
+        with self._lock:
+            return self._state.gauges
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """Open findings, the costliest first, with the id they were first given."""
+        with self._lock:
+            return self._tracker.open()
+
+    def update(self, until: datetime) -> None:
+        """Judges what came since the last update, up to `until`, and remembers it on disk.
+
+        Raises OSError when the state cannot be written: it is then as before the update.
+        """
+        verdict = self._judge.update(until, self.last)
+        if verdict is None:
+            return
+        new = _new(verdict, self._state.counters)
+        counters = _added(self._state.counters, new, until)
+        tracker = self._tracker.after(verdict.findings, until, _by_cause(new.shares))
+        state = State(counters, _gauges(verdict.windows, until), tracker.known)
+        save(self._store.path, state)
+        with self._lock:
+            self._state, self._tracker = state, tracker
+            self.last = verdict.newest or self.last
+            self.updates += 1
+
+
+def _newest(*frames: pl.DataFrame) -> datetime | None:
+    """The latest `ts` in any of the frames."""
+    found = [ts for frame in frames if isinstance(ts := frame["ts"].max(), datetime)]
+    return max(found, default=None)
+
+
+def _new(verdict: Verdict, counters: pl.DataFrame) -> Verdict:
+    """The windows that were not counted yet."""
+    marks = counters.filter(pl.col("metric") == MARK).select("host", pl.col("ts").alias("_mark"))
+
+    def fresh(frame: pl.DataFrame) -> pl.DataFrame:
+        joined = frame.join(marks, on="host", how="left")
+        return joined.filter(pl.col("_mark").is_null() | (pl.col("ts") > pl.col("_mark"))).drop("_mark")
+
+    windows, shares, rooted = (fresh(frame) for frame in (verdict.windows, verdict.shares, verdict.rooted))
+    return Verdict(windows, shares, rooted, verdict.findings, verdict.newest)
+
+
+def _added(counters: pl.DataFrame, new: Verdict, until: datetime) -> pl.DataFrame:
+    """The counters with new windows in them, without series that ended."""
+    held = new.windows.filter(pl.col("job").is_not_null())
+    parts = [
+        _sums(new.windows, "gpu_seconds", "dt", ("host", "gpu", "job")),
+        _sums(new.windows, "covered_gpu_seconds", "covered_seconds", ("host", "gpu", "job")),
+        _sums(new.shares, "lost_gpu_seconds", "lost_seconds", ("host", "gpu", "job", "cause")),
+        _sums(held, "job_gpu_seconds", "dt", ("job",)),
+        _sums(
+            new.rooted.filter(pl.col("job").is_not_null()),
+            "job_lost_gpu_seconds",
+            "lost_seconds",
+            ("job", "cause"),
+        ),
+        _sums(new.windows.with_columns(pl.lit(0.0).alias("_")), MARK, "_", ("host",)),
+    ]
+    summed = (
+        pl.concat([counters, *parts])
+        .group_by("metric", *_KEY, maintain_order=True)
+        .agg(pl.col("value").sum(), pl.col("ts").max())
+    )
+    return summed.filter(pl.col("ts") > until - EXPIRE)
+
+
+def _by_cause(shares: pl.DataFrame) -> dict[tuple[str, str], float]:
+    """Seconds lost by (cause, GPU)."""
+    summed = shares.group_by("cause", "gpu").agg(pl.col("lost_seconds").sum())
+    return {(cause, gpu): lost for cause, gpu, lost in summed.iter_rows()}
+
+
+def _sums(rows: pl.DataFrame, metric: str, column: str, by: Sequence[str]) -> pl.DataFrame:
+    """Sums by key as rows of the counters; a missing job is ""."""
+    grouped = rows.group_by(*by).agg(pl.col(column).sum().alias("value"), pl.col("ts").max())
+    return grouped.select(
+        pl.lit(metric).alias("metric"),
+        *(pl.col(k).fill_null("") if k in by else pl.lit("").alias(k) for k in _KEY),
+        pl.col("value").cast(pl.Float64),
+        "ts",
+    )
+
+
+def _gauges(windows: pl.DataFrame, until: datetime) -> pl.DataFrame:
+    """Utilisation of each GPU and job in its last window, where that is not long ago."""
+    recent = windows.filter((pl.col("ts") > until - CURRENT) & (pl.col("covered_seconds") > 0))
+    last = recent.filter(pl.col("ts") == pl.col("ts").max().over("host", "gpu"))
+    au = 1 - pl.col("lost_seconds").sum() / pl.col("covered_seconds").sum()
+    gpus = last.group_by("host", "gpu", "job").agg(au.alias("value"))
+    jobs = last.filter(pl.col("job").is_not_null()).group_by("job").agg(au.alias("value"))
+    return pl.concat(
+        [
+            gpus.select(
+                pl.lit("accelerator_utilization_ratio").alias("metric"),
+                "host",
+                "gpu",
+                pl.col("job").fill_null(""),
+                "value",
+            ),
+            jobs.select(
+                pl.lit("job_accelerator_utilization_ratio").alias("metric"),
+                pl.lit("").alias("host"),
+                pl.lit("").alias("gpu"),
+                "job",
+                "value",
+            ),
+        ]
+    ).sort("metric", "host", "gpu", "job")
+
+
+def settled(now: datetime, window: int = 10, grace: int = 4) -> datetime:
+    """End of the last window that has had time to arrive."""
+    seconds = int(now.timestamp() - grace) // window * window
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,146 @@
+"""Kernel text as samples of other names: which token becomes which sample is worked out once, then copied.
+
+The number of a file goes to the page as the text it is: a power of ten becomes an exponent (`1234e-2`), so no
+number is parsed at all. Everything a scrape does for each number happens in C: split, pick, format; 2,900
+series take 0.4 ms where a loop took 1.7 ms. A layout is worked out anew as soon as a token that tells what
+the others are has changed, or one that must be a number is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from wellfed.collectors.exposition import Foreign, getter, labelled
+from wellfed.collectors.names_node_tables import Field
+
+__all__ = ["Block", "Labels", "Template"]
+
+Labels = tuple[tuple[str, str], ...]
+#: Number of a token, or a text that stands for itself.
+Place = int | str
+
+
+@dataclass(slots=True)
+class Block:
+    """Things of one kind: the fields that each may have, and where the tokens of each are.
+
+    Missing places at the end are fields that this kernel does not have. keys: places of the tokens that tell
+    what the others are.
+    """
+
+    fields: Sequence[Field]
+    rows: list[tuple[Labels, Sequence[Place]]] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+
+    def add(
+        self, labels: Iterable[tuple[str, str]], places: Sequence[Place], keys: Iterable[int] = ()
+    ) -> None:
+        """One thing."""
+        self.rows.append((tuple(labels), places))
+        self.keys.extend(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A layout: how many tokens, what the keys are, which tokens go where, which of those are converted."""
+
+    count: int
+    pick_keys: Callable[[Sequence[str]], Sequence[str]]
+    keys: Sequence[str]
+    pick: Callable[[Sequence[str]], Sequence[str]]
+    scaled: Sequence[tuple[int, Callable[[int], float]]]
+    text: str
+    series: Sequence[Foreign]
+    numbers: str
+
+
+class Template:
+    """Renders one file. layout: from the tokens' text to blocks; more: labels of every sample, as text."""
+
+    def __init__(self, layout: Callable[[str], Iterable[Block]], openmetrics: bool, more: str) -> None:
+        self._layout = layout
+        self._openmetrics = openmetrics
+        self._more = more
+        self._known: _Known | None = None
+
+    def render(self, text: str) -> str:
+        """Complete lines without the last line's end, "" where there is nothing. Raises ValueError."""
+        known, values = self._values(text)
+        return known.text % values
+
+    def points(self, text: str) -> tuple[Sequence[Foreign], list[float]]:
+        """The same as series, which are the same object while the same things are there, and their values."""
+        known, values = self._values(text)
+        return known.series, list(map(float, (known.numbers % values).split()))
+
+    def _values(self, text: str) -> tuple[_Known, tuple[str, ...]]:
+        tokens = text.split()
+        known = self._known
+        if known is None or len(tokens) != known.count or known.pick_keys(tokens) != known.keys:
+            known = self._known = self._learn(text, tokens)
+        values = known.pick(tokens)
+        if not _numbers(values):
+            known = self._known = self._learn(text, tokens)
+            values = known.pick(tokens)
+        if known.scaled:
+            values = list(values)
+            for place, scale in known.scaled:
+                values[place] = repr(scale(int(values[place])))
+        return known, tuple(values)
+
+    def _learn(self, text: str, tokens: Sequence[str]) -> _Known:
+        lines: list[str] = []
+        series: list[Foreign] = []
+        numbers: list[str] = []
+        keys: list[int] = []
+        places: list[int] = []
+        scaled: list[tuple[int, Callable[[int], float]]] = []
+        for block in self._layout(text):
+            keys += block.keys
+            family = ""
+            for number, one in enumerate(block.fields):
+                for labels, row in block.rows if one.family else ():
+                    place = row[number] if number < len(row) else ""
+                    if place == "" or (isinstance(place, int) and not _numbers([tokens[place]])):
+                        continue
+                    if one.family != family:
+                        family = one.family
+                        lines += self._header(one)
+                    if isinstance(place, int):
+                        if one.scale is not None:
+                            scaled.append((len(places), one.scale))
+                        places.append(place)
+                    numbers.append(place if isinstance(place, str) else f"%s{one.exponent}")
+                    lines.append(f"{self._name(one, labels)} {numbers[-1]}")
+                    series.append(_foreign(one, labels))
+        pick, text = getter(keys), "\n".join(lines)
+        return _Known(
+            len(tokens), pick, pick(tokens), getter(places), scaled, text, series, " ".join(numbers)
+        )
+
+    def _name(self, one: Field, labels: Labels) -> str:
+        inner = ",".join(filter(None, (labelled(labels), one.labels, self._more))).replace("%", "%%")
+        return f"{one.family}{{{inner}}}" if inner else one.family
+
+    def _header(self, one: Field) -> Iterator[str]:
+        kind, family = one.kind, one.family
+        if self._openmetrics:
+            kind = "unknown" if kind == "untyped" else kind
+            family = family.removesuffix("_total") if kind == "counter" else family
+        yield f"# HELP {family} {one.help}".replace("%", "%%")
+        yield f"# TYPE {family} {kind}"
+
+
+def _foreign(one: Field, labels: Labels) -> Foreign:
+    name, _, text = one.labels.partition("=")
+    kind = "counter" if one.kind == "counter" else "gauge"
+    # A label without text is none; most rows have none such, and all their series share one tuple.
+    own = labels if all(text for _, text in labels) else tuple(pair for pair in labels if pair[1])
+    return Foreign(one.family, kind, one.help, (*own, (name, text.strip('"'))) if name else own)
+
+
+def _numbers(values: Sequence[str]) -> bool:
+    """Whether every token is a whole number, as far as a look at all digits together can tell."""
+    digits = "".join(values).replace("-", "")
+    return (digits.isascii() and digits.isdigit()) or not values
