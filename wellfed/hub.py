@@ -29,7 +29,7 @@ from wellfed.ingest import Ingest, Token
 from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
 from wellfed.prices import Prices
-from wellfed.serve import bind, serve
+from wellfed.serve import bind, doorway, serve
 from wellfed.verdicts import hub_families, scrape, verdicts
 
 __all__ = ["hub", "judge", "keep"]
@@ -51,6 +51,7 @@ def hub(options: Mapping[str, object]) -> int:
     with ExitStack() as stack:
         store = stack.enter_context(Store(str(options.get("data") or DEFAULT_DATA)))
         pages = stack.enter_context(bind(str(options["address"])))
+        access = doorway(options, pages)
         listener = stack.enter_context(bind(otlp))
         price, days, size = options.get("price"), options["retention_days"], options["retention_bytes"]
         assert price is None or isinstance(price, Prices)
@@ -72,7 +73,7 @@ def hub(options: Mapping[str, object]) -> int:
         print(f"wellfed: OTLP      {scheme}://{_shown(listener)}/v1/metrics", file=sys.stderr)
         print(f"wellfed: /metrics  {scheme}://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
-        serve(pages, store, price=price, version=lambda: live.updates)
+        serve(pages, store, access, price=price, version=lambda: live.updates)
     return 0
 
 
