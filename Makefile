@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-analysis bench-receiver bench-live packages bench-ui clean
+.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-analysis packages bench-ui bench-receiver bench-live clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -61,14 +61,6 @@ gpu: $(BASE)
 bench-agent: $(DEV) packages
 	$(PY) bench/agent.py
 
-# How many points a second a hub takes, beside VictoriaMetrics and the bare decoding, in one run.
-bench-receiver: $(DEV) packages
-	$(PY) -m bench.receiver
-
-# What judging one window of a live fleet costs.
-bench-live: $(BASE)
-	$(PY) -m bench.live
-
 # What an answer over history costs beside DuckDB, Prometheus, VictoriaMetrics and Ray; SCALE=10 for 88 M rows.
 bench-analysis: $(DEV) packages
 	$(PY) -m bench.analysis --scale $(or $(SCALE),1)
@@ -76,6 +68,14 @@ bench-analysis: $(DEV) packages
 # What the pages cost at 1,024 and 10,240 GPUs.
 bench-ui: $(DEV) packages
 	$(PY) -m bench.ui
+
+# How many points a second a hub takes, beside VictoriaMetrics and the bare decoding, in one run.
+bench-receiver: $(DEV) packages
+	$(PY) -m bench.receiver
+
+# What judging one window of a live fleet costs.
+bench-live: $(BASE)
+	$(PY) -m bench.live
 
 score: $(BASE)
 	$(PY) -m wellfed.analysis.score

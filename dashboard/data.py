@@ -106,7 +106,7 @@ class Source(Protocol):
 
 
 class StoreSource:
-    """Answers from a store. Each is computed once per range and revision, by one thread at a time.
+    """Answers from a store, computed once per range and revision, each by one thread at a time.
 
     version: grows when there is something new to show; by default the store's own, which grows with every
     append.

@@ -21,7 +21,9 @@ def _name(family: Family) -> str:
 def _ours() -> frozenset[str]:
     tables = {table.metric(column) for table in TABLES.values() for column in table.signals}
     infos = {f"wellfed_{table.name}_info" for table in TABLES.values() if table.infos}
-    publisher = Publisher(Destination("http://127.0.0.1:9/v1/metrics"), Spool(None, 10**6, 3600.0), {})
+    publisher = Publisher(
+        Destination("http://127.0.0.1:9/v1/metrics"), Spool(None, 10**6, 3600.0), {}, lambda rows: ((), ())
+    )
     publisher._pusher.last_success = 1.0
     own = {_name(f) for f in (*selfcost.families(()), *publisher.families())}
     return frozenset({*tables, *infos, *own, *VERDICTS, "up"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_the_verdict_comes_before_evidence_and_steps_in_every_format(document: d
     for text in (
         terminal.render(report, 4000),
         markdown.render(report).replace("\\", ""),
-        page.render(report),
+        unescape(page.render(report)),
     ):
         places = [text.index(part) for part in (report.verdict, finding.evidence[0][0], finding.steps[0])]
         assert places == sorted(places)

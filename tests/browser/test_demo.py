@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from playwright.sync_api import Error
 from programs import Programs, fetch, free_port, until
 
 from wellfed.dashboard.registry import PAGES
@@ -113,10 +115,16 @@ def test_the_range_lives_in_the_url(demo: str, visit) -> None:  # type: ignore[n
     page.wait_for_selector("h1:has-text('Jobs')")
     page.go_back()
     page.wait_for_selector("h1:has-text('Fleet')")
-    page.click("#custom summary")
-    page.fill("#from", "15m")
-    page.click("#apply")
-    page.wait_for_url("**/?from=15m")
+
+    def custom() -> bool:
+        """A live update may close the picker under the hand: then it is opened again."""
+        with contextlib.suppress(Error):
+            page.click("#custom summary", timeout=2000)
+            page.fill("#from", "15m", timeout=2000)
+            page.click("#apply", timeout=2000)
+        return str(page.url).endswith("/?from=15m")
+
+    until(custom, what="the custom range is taken")
     page.wait_for_selector(".ranges .on:has-text('15m')")
     visit.clean()
 

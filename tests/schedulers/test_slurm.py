@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import until
 
 from wellfed.collectors import slurm
 from wellfed.collectors.cgroup import Cgroup
@@ -150,7 +151,7 @@ def test_a_hanging_controller_is_killed_with_all_it_started_and_not_asked_every_
     assert node.read()["slurm:42"] == {"kind": "slurm", "name": "42"}
     assert time.monotonic() - began < 8
     assert node.collector.reason == "squeue: no answer in 1 s"
-    assert not running(int(child.read_text()))
+    until(lambda: not running(int(child.read_text())), what="what it started is gone")
     node.read()
     assert len(node.calls()) == 1
     assert node.collector.reason == "squeue: no answer in 1 s"
