@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from wellfed.analysis.promql_families import Owners, united
-from wellfed.analysis.promql_http import Access, Api, Refused, Series, server
+from wellfed.analysis.promql_http import Access, Api, RefusedError, Series, server
 from wellfed.analysis.promql_missing import costs
 from wellfed.analysis.promql_plan import Query, beacons, matched, plan
 from wellfed.analysis.promql_rows import Answer, Carry, Grid, rows
@@ -153,7 +153,7 @@ class Reader:
                 ]
                 for raw in self.api.instant(f"{metric}{matched(*exact)}[{round(_LOOK)}s]", best):
                     gaps += [b - a for a, b in pairwise(raw.times)]
-        except Refused:
+        except RefusedError:
             return 0.0
         return float(round(statistics.median(gaps))) if gaps else 0.0
 
@@ -167,7 +167,7 @@ class Reader:
         end = grid.first + (grid.windows - 1) * grid.step
         try:
             return self.api.range(text, grid.first, end, grid.step)
-        except Refused as error:
+        except RefusedError as error:
             told = self.missed.setdefault(text, [])
             if grid.windows == 1 or not error.large or len(told) >= GIVEN_UP:
                 told.append(f"until {_shown(end)}: {error}")

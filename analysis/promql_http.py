@@ -23,7 +23,7 @@ import urllib3
 
 from wellfed.errors import UserError
 
-__all__ = ["Access", "Api", "Refused", "Series", "server"]
+__all__ = ["Access", "Api", "RefusedError", "Series", "server"]
 
 #: Seconds for one answer; a server gives up on its own after two minutes.
 TIMEOUT = 150.0
@@ -39,7 +39,7 @@ _LARGE = re.compile(
 _DENIED = {401: "who we are", 403: "what we may read", 407: "who we are (a proxy)"}
 
 
-class Refused(Exception):  # noqa: N818
+class RefusedError(Exception):
     """The server would not answer one query. large: because it was too much at once, as far as it says."""
 
     @property
@@ -82,14 +82,14 @@ class Api:
         """Every metric name in a range of epoch seconds. Raises UserError."""
         try:
             found = self._get("label/__name__/values", start=f"{start:.3f}", end=f"{end:.3f}")
-        except Refused as error:
+        except RefusedError as error:
             raise UserError(f"{self.url} does not list its metrics: {error}") from error
         if not isinstance(found, list):
             raise UserError(f"{self.url} does not list its metrics: the answer is no list")
         return {name for name in found if isinstance(name, str)}
 
     def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
-        """The series of a range query. Raises Refused, or UserError when the server cannot be used at all."""
+        """The series of a range query. Raises RefusedError, or UserError when the server is of no use."""
         data = self._get(
             "query_range",
             query=query,
@@ -142,7 +142,7 @@ class Api:
             body = None
         if not isinstance(body, dict) or body.get("status") not in ("success", "error"):
             if answer.status in (413, 422, 429, 502, 503, 504):
-                raise Refused(f"status {answer.status}")
+                raise RefusedError(f"status {answer.status}")
             kind = answer.headers.get("content-type", "no content type").partition(";")[0]
             hint = "; is a path missing, such as /prometheus or /select/0/prometheus?"
             cut = "; it ends in the middle" if kind == "application/json" else hint
@@ -152,7 +152,7 @@ class Api:
         for text in [*(body.get("warnings") or []), *(["it is partial"] if body.get("isPartial") else [])]:
             self.warnings.setdefault(f"{self.url} says about its answer: {str(text)[:200]}")
         if body["status"] == "error":
-            raise Refused(str(body.get("error", "error"))[:200])
+            raise RefusedError(str(body.get("error", "error"))[:200])
         return body.get("data")
 
 

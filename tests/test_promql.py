@@ -21,7 +21,7 @@ from scripted import JSON, Held, Reply, answering, refusal, serving, success
 from wellfed.analysis import promql_http
 from wellfed.analysis.promql import Access, Reader, Reading, from_headers, read, server
 from wellfed.analysis.promql_families import Owners, united
-from wellfed.analysis.promql_http import Refused, Series
+from wellfed.analysis.promql_http import RefusedError, Series
 from wellfed.analysis.promql_plan import OWN, UNAME, plan
 from wellfed.analysis.promql_rows import Answer, Carry, Grid, rows
 from wellfed.analysis.schema import schema
@@ -448,7 +448,7 @@ def test_every_pattern_of_the_names_is_one_that_promql_takes() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([200, 400, 422, 500, 503]))
 def test_no_bytes_are_mistaken_for_an_answer(body: bytes, status: int) -> None:
-    with pytest.raises((UserError, Refused)):
+    with pytest.raises((UserError, RefusedError)):
         answering(body, status).range("x", 0, 10, 10)
 
 
@@ -472,7 +472,7 @@ def test_no_json_is_mistaken_for_series(data: object) -> None:
     body = json.dumps({"status": "success", "data": data}).encode()
     try:
         found = answering(body).range("x", 0, 10, 10)
-    except (UserError, Refused):
+    except (UserError, RefusedError):
         return
     for one in found:
         assert len(one.times) == len(one.values)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from wellfed.analysis.receiver import Decoded, Receiver
 from wellfed.errors import UserError
 
-__all__ = ["MAX_BODY", "MAX_REQUEST", "Ingest", "Refused", "Token"]
+__all__ = ["MAX_BODY", "MAX_REQUEST", "Ingest", "RefusedError", "Token"]
 
 #: Bytes of a request as sent, and after decompression.
 MAX_REQUEST = 16 << 20
@@ -33,7 +33,7 @@ COME_BACK = (1, 5)
 DISK_WAIT = 30
 
 
-class Refused(Exception):  # noqa: N818
+class RefusedError(Exception):
     """Why a request was not taken. status: HTTP. after: seconds after which to try again, None for never."""
 
     def __init__(self, status: int, message: str, after: int | None = None) -> None:
@@ -94,7 +94,7 @@ class Ingest:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def authorize(self, authorization: str) -> None:
-        """Raises Refused unless the sender may write."""
+        """Raises RefusedError unless the sender may write."""
         try:
             good = self._token is None or self._token.admits(authorization)
         except (OSError, UserError):
@@ -102,16 +102,16 @@ class Ingest:
             good = False
         if not good:
             self._receiver.reject("unauthorized")
-            raise Refused(401, "a bearer token is wanted")
+            raise RefusedError(401, "a bearer token is wanted")
 
     def reserve(self, size: int) -> None:
-        """Room for a request of so many bytes, to be released after it. Raises Refused."""
+        """Room for a request of so many bytes, to be released after it. Raises RefusedError."""
         if size > MAX_REQUEST:
             self._receiver.reject("size")
-            raise Refused(413, f"a request may have {MAX_REQUEST} bytes")
+            raise RefusedError(413, f"a request may have {MAX_REQUEST} bytes")
         if self._pending + size > MAX_PENDING or self._waiting >= MAX_WAITING:
             self._receiver.reject("busy")
-            raise Refused(429, "too many requests under way", random.randint(*COME_BACK))
+            raise RefusedError(429, "too many requests under way", random.randint(*COME_BACK))
         self._pending += size
         self._waiting += 1
 
@@ -121,18 +121,18 @@ class Ingest:
         self._waiting -= 1
 
     async def take(self, body: bytes, *, gzip: bool = False, json: bool = False) -> Decoded:
-        """Stores a request's rows and returns when they are on disk. Raises Refused."""
+        """Stores a request's rows and returns when they are on disk. Raises RefusedError."""
         loop = asyncio.get_running_loop()
         try:
             decoded = await loop.run_in_executor(self._threads, self._decode, body, gzip, json)
         except ValueError as error:
             self._receiver.reject("malformed")
-            raise Refused(400, f"not an OTLP metrics request: {error}") from None
+            raise RefusedError(400, f"not an OTLP metrics request: {error}") from None
         try:
             return await asyncio.wrap_future(self._receiver.commit(decoded))
         except Exception as error:
             self._receiver.reject("not_written", decoded.points)
-            raise Refused(503, f"the store cannot be written: {error}", DISK_WAIT) from error
+            raise RefusedError(503, f"the store cannot be written: {error}", DISK_WAIT) from error
 
     def _decode(self, body: bytes, gzip: bool, json: bool) -> Decoded:
         if gzip:

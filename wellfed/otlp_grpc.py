@@ -6,7 +6,7 @@ from typing import Any
 
 from wellfed.collectors.http import parse_address
 from wellfed.errors import UserError
-from wellfed.ingest import Ingest, Refused
+from wellfed.ingest import Ingest, RefusedError
 from wellfed.otlp_http import partial_success
 
 __all__ = ["serve_grpc"]
@@ -35,7 +35,7 @@ async def serve_grpc(ingest: Ingest, address: str, certificate: tuple[bytes, byt
                 return partial_success(await ingest.take(body))
             finally:
                 ingest.release(len(body))
-        except Refused as refused:
+        except RefusedError as refused:
             code = getattr(grpc.StatusCode, _CODES.get(refused.status, "UNAVAILABLE"))
             await context.abort(code, refused.message)
             raise

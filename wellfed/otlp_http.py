@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from wellfed.analysis.receiver import Decoded
-from wellfed.ingest import MAX_REQUEST, Ingest, Refused
+from wellfed.ingest import MAX_REQUEST, Ingest, RefusedError
 
 __all__ = ["App", "not_taken", "partial_success"]
 
@@ -39,7 +39,7 @@ class App:
         as_json = kind == _JSON
         try:
             decoded = await self._handle(scope, headers, kind, receive)
-        except Refused as refused:
+        except RefusedError as refused:
             body = _status(refused.message, as_json)
             more = [("retry-after", str(refused.after))] if refused.after else []
             more += [("www-authenticate", "Bearer")] if refused.status == 401 else []
@@ -52,15 +52,15 @@ class App:
 
     async def _handle(self, scope: _Scope, headers: dict[str, str], kind: str, receive: _Receive) -> Decoded:
         if scope["path"] != "/v1/metrics":
-            raise Refused(404, "metrics are taken at /v1/metrics; there is nothing else")
+            raise RefusedError(404, "metrics are taken at /v1/metrics; there is nothing else")
         if scope["method"] != "POST":
-            raise Refused(405, "only POST")
+            raise RefusedError(405, "only POST")
         self._ingest.authorize(headers.get("authorization", ""))
         if kind not in (_JSON, _PROTOBUF):
-            raise Refused(415, f"send {_PROTOBUF} or {_JSON}")
+            raise RefusedError(415, f"send {_PROTOBUF} or {_JSON}")
         encoding = headers.get("content-encoding", "identity").lower()
         if encoding not in ("gzip", "identity", "none", ""):
-            raise Refused(415, "compress with gzip or not at all")
+            raise RefusedError(415, "compress with gzip or not at all")
         length = headers.get("content-length", "")
         size = int(length) if length.isdigit() else MAX_REQUEST
         self._ingest.reserve(size)
@@ -68,21 +68,21 @@ class App:
             body = await asyncio.wait_for(_body(receive, size), BODY_TIMEOUT)
             return await self._ingest.take(body, gzip=encoding == "gzip", json=kind == _JSON)
         except TimeoutError:
-            raise Refused(408, "the request came too slowly") from None
+            raise RefusedError(408, "the request came too slowly") from None
         finally:
             self._ingest.release(size)
 
 
 async def _body(receive: _Receive, size: int) -> bytes:
-    """The request's body, of at most size bytes. Raises Refused."""
+    """The request's body, of at most size bytes. Raises RefusedError."""
     parts: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused(400, "the sender went away")
+            raise RefusedError(400, "the sender went away")
         parts.append(message.get("body", b""))
         if sum(map(len, parts)) > size:
-            raise Refused(413, f"a request may have {MAX_REQUEST} bytes")
+            raise RefusedError(413, f"a request may have {MAX_REQUEST} bytes")
         if not message.get("more_body"):
             return b"".join(parts)
 
