@@ -222,8 +222,11 @@ class Page:
 
 def _usable(connection: socket.socket) -> bool:
     """Whether a kept connection is still open: a server that closed it has left an end of file to read."""
+    # Not select(2), which takes no descriptor above 1023.
+    poller = select.poll()
     with contextlib.suppress(OSError, ValueError):
-        return not select.select([connection], [], [], 0)[0]
+        poller.register(connection, select.POLLIN)
+        return not poller.poll(0)
     return False
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,22 @@ def test_one_connection_serves_many_requests_and_is_opened_anew_when_the_server_
     assert page.get() == page.get() == b"a 1\n"
     assert server.connections == 2
     page.close()
+
+
+def test_a_connection_is_kept_among_thousands_of_descriptors(server: Exporter) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    with ExitStack() as stack:
+        null = stack.enter_context(open(os.devnull, "rb"))
+        taken = -1
+        while taken < 1024:
+            taken = os.dup(null.fileno())
+            stack.callback(os.close, taken)
+        page = Page(target(server.url))
+        stack.callback(page.close)
+        assert [page.get() for _ in range(3)] == [b"a 1\n"] * 3
+        assert server.connections == 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_server_that_restarts_is_found_again_at_once() -> None:
