@@ -101,7 +101,7 @@ def parse(line: bytes) -> list[Device]:
             device.uncorrected = _sum(errors, "mem_ecc_uncorrected", "sram_ecc_uncorrected")
         for runtime in document.get("neuron_runtime_data") or []:
             _add_runtime(devices, per_device, int(runtime["pid"]), runtime["report"])
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(f"{_PROGRAM}: unexpected output: {error!r}") from error
     return devices
 

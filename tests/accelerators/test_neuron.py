@@ -151,3 +151,19 @@ def test_without_the_program_there_is_a_reason(collector: Neuron) -> None:
 def test_other_output_is_one_clear_error(document: object) -> None:
     with pytest.raises(ValueError):
         parse(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps(report({"0": 50.0})).replace("4242", "1e311").encode(),
+        json.dumps(report())
+        .replace('"neuron_device_count": 2', '"neuron_device_count": 1000000000')
+        .encode(),
+        b"[" * 100_000,
+    ],
+    ids=["a pid without end", "a billion devices", "nested without end"],
+)
+def test_a_line_beyond_reason_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse(line)
