@@ -2,8 +2,8 @@
 
 useful = SM activity without its spinning share, or activity where SM is not measured; a window that keeps
 device memory 60 % busy is productive. The reference is the 95th percentile of useful over the life of this
-job on this GPU so far, so that a long fault is not forgotten. lost = covered x (1 - min(1, useful /
-reference)), plus the share of the clock that throttling took. Nobody's GPU is capacity, not loss, unless jobs
+job on this GPU so far, so that a long fault is not forgotten, less what the best windows of a steady job owe
+to chance. lost = covered x (1 - min(1, useful / reference)), plus the share of the clock that throttling took. Nobody's GPU is capacity, not loss, unless jobs
 wait for one.
 """
 
@@ -43,8 +43,13 @@ IDLE_DRAW, SPIN_DRAW = 0.12, 0.3
 LEAST_SPIN = 0.1
 #: Tensor activity of a prefill: large matrix products reach about half of the pipe.
 PREFILL_TENSOR = 0.5
-#: Differences from the best windows that sampling and whole steps in a window make by themselves.
-NOISE = 0.02
+#: Differences from the reference that sampling and whole steps in a window make by themselves: at least, at most.
+NOISE, MOST_NOISE = 0.02, 0.03
+#: Of the normal distribution: the mean lies twice as far below the 95th percentile as the 80th does; 97 % of
+#: windows are above 2.3 times that distance below the mean.
+TO_MEAN, TO_LEAST = 2.05, 2.3
+#: What the best windows may owe to chance: a longer tail is not noise but the job itself.
+MOST_LUCK = 0.03
 #: Share of a training step's kernel time that scales with the clock; the rest waits for device memory.
 CLOCK_BOUND = 0.85
 
@@ -56,7 +61,8 @@ _FRACTIONS = {
     "idle": "idle_seconds",
     "spin": "spin_seconds",
 }
-_SLOWED = ("throttle_thermal_seconds", "throttle_power_seconds", "throttle_brake_seconds")
+_HEAT = ("throttle_thermal_seconds", "throttle_brake_seconds")
+_SLOWED = (*_HEAT, "throttle_power_seconds")
 
 
 def draws() -> Track:
@@ -70,6 +76,7 @@ def levels() -> Track:
         ["job", "host", "gpu"],
         {
             "_own": ("_level", Quantile(0.95, 0, 1, 200, least=3)),
+            "_high": ("_level", Quantile(0.8, 0, 1, 200, least=3)),
             "_while": ("_running_level", Quantile(0.8, 0, 1, 100, least=3)),
             "_floor": ("_worst_gap", Quantile(0.1, 0, 1, 100, least=3)),
             "_clock": ("_free_clock", Quantile(0.9, 2e8, 3.5e9, 165, least=3)),
@@ -130,14 +137,16 @@ def with_gaps(windows: pl.DataFrame, host: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_spin(windows: pl.DataFrame, servers: pl.DataFrame, track: Track) -> pl.DataFrame:
-    """windows with spin and useful by power, where SM activity is not measured and the clock is not slowed.
+    """windows with spin and useful by power, where SM activity is not measured and no clock is slowed.
 
     A kernel that waits in a collective draws about a third of what the job's work draws above idle, so
     (active - draw / full draw) is two thirds of the share that it waits. Only for ranks of a job: a lone GPU
     has no collective, and an inference server (servers: host, ts) draws what its traffic asks for.
     """
     watts = pl.coalesce(pl.col("energy_joules") / pl.col("dt"), "power_watts")
-    slowed = pl.sum_horizontal(pl.col(c).fill_null(0) for c in _SLOWED) >= 0.01 * pl.col("dt")
+    heat = pl.sum_horizontal(pl.col(c).fill_null(0) for c in _HEAT) >= 0.01 * pl.col("dt")
+    # Where a power cap holds a clock down for long, it and not a wait lowers the draw.
+    slowed = heat | (pl.col("throttle_power_seconds") >= 0.2 * pl.col("dt")).fill_null(False)
     ranks = (
         pl.col("job").is_not_null() & (pl.len().over("job", "ts") > 1) & ~pl.col("_serves").fill_null(False)
     )
@@ -153,7 +162,11 @@ def with_spin(windows: pl.DataFrame, servers: pl.DataFrame, track: Track) -> pl.
     spin = pl.min_horizontal(pl.when(spin >= LEAST_SPIN).then(spin).otherwise(0.0), "act")
     found = pl.when(blind & (pl.col("_full") > 2 * idle)).then(spin)
     return (
-        known.with_columns(pl.coalesce("spin", found).alias("spin"), found.alias("_guess"))
+        known.with_columns(
+            pl.coalesce("spin", found).alias("spin"),
+            found.alias("_guess"),
+            found.is_not_null().alias("spin_by_power"),
+        )
         .with_columns((pl.col("useful") - pl.col("_guess").fill_null(0)).clip(0, 1).alias("useful"))
         .drop("_draw", "_full", "_guess", "_serves")
     )
@@ -178,7 +191,9 @@ def with_reference(windows: pl.DataFrame, track: Track) -> pl.DataFrame:
     # Some rank without kernels for a sixth of even the best windows: a job that was never fed. Its level is
     # that of the time in which kernels run and do not spin, for time without any kernel is never useful.
     starved = (pl.col("_floor") >= NEVER_FED) & (pl.col("_own") < FED_LEVEL)
-    level = pl.when(starved).then(pl.max_horizontal("_own", "_while")).otherwise(pl.col("_own"))
+    luck = pl.min_horizontal(TO_MEAN * (pl.col("_own") - pl.col("_high")), MOST_LUCK * pl.col("_own"))
+    usual = pl.col("_own") - luck
+    level = pl.when(starved).then(pl.max_horizontal("_own", "_while")).otherwise(usual)
     known = pl.when(level >= LOW_REFERENCE).then(level)
     peers = pl.when(pl.col("job").is_not_null()).then(pl.col("_known").median().over("job", "ts"))
     return (
@@ -187,8 +202,9 @@ def with_reference(windows: pl.DataFrame, track: Track) -> pl.DataFrame:
         .with_columns(
             pl.coalesce("_known", "_peers", pl.lit(DEFAULT_REFERENCE)).alias("reference"),
             (pl.col("_known").is_null() & pl.col("_peers").is_null()).alias("chronic"),
+            (TO_LEAST * (1 - pl.col("_high") / pl.col("_own"))).clip(NOISE, MOST_NOISE).alias("noise"),
         )
-        .drop("_level", "_running_level", "_worst_gap", "_free_clock", "_while", "_floor", "_known", "_peers")
+        .drop("_level", "_running_level", "_worst_gap", "_free_clock", "_high", "_while", "_floor", "_known", "_peers")
     )
 
 
@@ -200,7 +216,7 @@ def with_loss(windows: pl.DataFrame, servers: pl.DataFrame) -> pl.DataFrame:
     window over that of a prefill, times the share.
     """
     short = 1 - (pl.col("useful") / pl.col("reference")).clip(0, 1)
-    short = pl.when(short < NOISE).then(0.0).otherwise(short)
+    short = pl.when(short < pl.col("noise").fill_null(NOISE)).then(0.0).otherwise(short)
     productive = (pl.col("dram") >= DRAM_BOUND).fill_null(False)
     idle = (
         pl.when(pl.col("queue_waits") > 0)
@@ -212,7 +228,7 @@ def with_loss(windows: pl.DataFrame, servers: pl.DataFrame) -> pl.DataFrame:
     )
     # The clock it had while nothing slowed it, else that of peers that nothing slows, else what heat or a
     # brake keep it from: a power cap lowers every clock a little, and that alone is normal.
-    heat = pl.col("throttle_thermal_seconds").fill_null(0) + pl.col("throttle_brake_seconds").fill_null(0)
+    heat = pl.sum_horizontal(pl.col(c).fill_null(0) for c in _HEAT)
     slowed = pl.sum_horizontal(pl.col(c).fill_null(0) for c in _SLOWED)
     normal = pl.coalesce(
         "_clock",

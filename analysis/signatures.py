@@ -65,6 +65,14 @@ _WORKERS = Ramp(
 _THROTTLED = Ramp("throttled without using more CPU than before", _SHRUNK, 0.05, 0.5)
 _INGEST = pl.col("h_rx") - pl.col("m_read").fill_null(0)
 
+#: A loop that waits for data which no disk, mount or network is delivering waits for its own workers.
+_BY_EXCLUSION = Ramp(
+    "data wait in the loop while disks, mounts and network are quiet",
+    pl.col("g_data") * _UNEXPLAINED * (1 - ((_INGEST - 1e7) / 9e7).clip(0, 1)),
+    0.08,
+    0.25,
+)
+
 #: What the job does says nothing about a GPU on which it has no process.
 _OWN = (pl.col("processes") > 0).fill_null(True).cast(pl.Float64)
 
@@ -156,7 +164,7 @@ SIGNATURES: Sequence[Signature] = (
         "cpu.preprocess",
         why="Loader workers are runnable and not running, or use all they may.",
         need=[_STARVES],
-        any_of=[[_BUSY, _CPU, _WORKERS]],
+        any_of=[[_BUSY, _CPU, _WORKERS, _BY_EXCLUSION]],
         contra=[
             Ramp("memory pressure (full)", "psi_memory", 0.02, 0.08),
             _THROTTLED,
@@ -251,9 +259,9 @@ SIGNATURES: Sequence[Signature] = (
         "straggler",
         why="Peers wait while some compute: two groups of ranks, far apart and tight, for a minute.",
         need=[
-            Ramp("this rank waits in the collective", pl.coalesce("waits_now", "s_comm"), 0.03, 0.12),
+            Ramp("this rank waits in the collective", pl.coalesce("waits_now", "s_comm"), 0.03, 0.09),
             Ramp("ranks that wait and ranks that are waited for, robust z", "g_odd", 3, 6),
-            Ramp("their distance, share of time", "g_gap", 0.02, 0.08),
+            Ramp("their distance, share of time", "g_gap", 0.02, 0.07),
             Ramp("ranks to compare", "g_size", 3, 4, 0.0),
         ],
         contra=[
@@ -279,7 +287,8 @@ SIGNATURES: Sequence[Signature] = (
         contra=[
             _WAITS,
             Ramp("I/O pressure", "psi_io", 0.2, 0.5),
-            Ramp("spinning", "spin", 0.03, 0.12),
+            # Small kernels draw as little as a wait does: a guess from the power cannot tell them apart.
+            Ramp("spinning", pl.when(~pl.col("spin_by_power")).then("spin"), 0.03, 0.12),
             Ramp("GPU without any kernel", "idle", 0.05, 0.2),
         ],
         any_of=[
