@@ -3,8 +3,8 @@
 useful = SM activity without its spinning share, or activity where SM is not measured; a window that keeps
 device memory 60 % busy is productive. The reference is the 95th percentile of useful over the life of this
 job on this GPU so far, so that a long fault is not forgotten, less what the best windows of a steady job owe
-to chance. lost = covered x (1 - min(1, useful / reference)), plus the share of the clock that throttling took. Nobody's GPU is capacity, not loss, unless jobs
-wait for one.
+to chance. lost = covered x (1 - min(1, useful / reference)), plus the share of the clock that throttling
+took. Nobody's GPU is capacity, not loss, unless jobs wait for one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ IDLE_DRAW, SPIN_DRAW = 0.12, 0.3
 LEAST_SPIN = 0.1
 #: Tensor activity of a prefill: large matrix products reach about half of the pipe.
 PREFILL_TENSOR = 0.5
-#: Differences from the reference that sampling and whole steps in a window make by themselves: at least, at most.
+#: What sampling and whole steps in a window take from the reference by themselves: at least, at most.
 NOISE, MOST_NOISE = 0.02, 0.03
 #: Of the normal distribution: the mean lies twice as far below the 95th percentile as the 80th does; 97 % of
 #: windows are above 2.3 times that distance below the mean.
@@ -204,7 +204,8 @@ def with_reference(windows: pl.DataFrame, track: Track) -> pl.DataFrame:
             (pl.col("_known").is_null() & pl.col("_peers").is_null()).alias("chronic"),
             (TO_LEAST * (1 - pl.col("_high") / pl.col("_own"))).clip(NOISE, MOST_NOISE).alias("noise"),
         )
-        .drop("_level", "_running_level", "_worst_gap", "_free_clock", "_high", "_while", "_floor", "_known", "_peers")
+        .drop("_level", "_running_level", "_worst_gap", "_free_clock", "_high", "_while", "_floor")
+        .drop("_known", "_peers")
     )
 
 

@@ -12,75 +12,42 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from wellfed.analysis.evidence import Ramp, Signature
+from wellfed.analysis.ramps import (
+    BROKEN,
+    BUSY,
+    BY_EXCLUSION,
+    COMM,
+    CONGESTED,
+    COPY_TIME,
+    CPU,
+    D_OUT,
+    ERRORS,
+    INGEST,
+    IO,
+    M_OUT,
+    META,
+    META_OUT,
+    NO_KERNEL,
+    OWN,
+    SHRUNK,
+    SLOW_PORT,
+    SPIN,
+    STARVED,
+    STARVES,
+    THROTTLED,
+    UNEXPLAINED,
+    WAITS,
+    WORKERS,
+    WRITES,
+)
 
 __all__ = ["CERTAIN", "LATE", "SIGNATURES", "by_cause"]
-
-#: Shares of time in which tasks of the job were held up (psi.rst): lost time already, no baseline needed.
-_IO = Ramp("I/O pressure", "psi_io", 0.05, 0.25)
-_CPU = Ramp("CPU pressure", "psi_cpu", 0.15, 0.5)
-_BUSY = Ramp("CPU used of what it may use", "cpu_share", 0.75, 0.95)
-_WAITS = Ramp("data wait in the loop", "g_data", 0.03, 0.15, 2.0)
-#: Whoever lacks data has no kernel to run, or says so. In a synchronous job it is the slowest loader's rank
-#: that starves, and the others' queues fill up: who starves is the job's, why is this host's.
-_STARVES = Ramp(
-    "time in which a rank of the job has no kernel or waits for data", "g_starves", 0.03, 0.1, 0.5
-)
-_SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.03, 0.13)
-_COMM = Ramp("exposed communication beyond the best windows", "x_comm", 0.03, 0.1, 2.0)
-#: Little's law: a rank that waits for a read has one outstanding all that time. What is outstanding against
-#: the ranks that starve tells how much of the starving the storage can explain, whatever its speed.
-_M_OUT = Ramp("reads outstanding at the mount for each starving rank", "m_explains", 0.3, 0.8)
-_META_OUT = Ramp("metadata operations outstanding for each starving rank", "m_meta_explains", 0.3, 0.8)
-_D_OUT = Ramp("reads outstanding at the disk for each starving rank", "d_explains", 0.3, 0.8)
-_META = Ramp("share of metadata operations", "m_meta_share", 0.4, 0.7)
-_STARVED = Ramp("a GPU of the job without any kernel", "g_starves", 0.06, 0.2)
-_WRITES = Ramp(
-    "write throughput, B/s",
-    pl.max_horizontal(pl.col("d_write") + 0, pl.col("m_write") + 0, "j_write"),
-    2e8,
-    1e9,
-)
-_NO_KERNEL = Ramp("GPU without any kernel", "gap", 0.9, 0.98)
-_ERRORS = Ramp("port errors, 1/s", "g_errors", 1, 20)
-_SLOW_PORT = Ramp("port rate below its neighbours", "g_slow", 0.2, 0.5)
-_CONGESTED = Ramp("congestion marks, pauses and waits against the quiet tenth", "g_congestion", 0.7, 2.0)
-_BROKEN = Ramp("inactive NVLinks or failed row remappings in the job", "g_broken", 0.0, 1.0)
-_COPY_TIME = Ramp(
-    "time of copies over time lost",
-    pl.max_horizontal("pcie_rx_util", "pcie_tx_util") * pl.col("covered_seconds") / pl.col("lost_seconds"),
-    0.4,
-    0.8,
-)
-
-#: A quota starves a job that uses no more CPU than usual; one that uses more outgrew it.
-_SHRUNK = pl.col("j_throttled") * (1 - ((pl.col("j_cpu_growth") - 1.15) / 0.25).clip(0, 1).fill_null(0))
-
-#: Share of its starving that no read, write or download explains. Null where storage is not measured at all.
-_UNEXPLAINED = 1 - pl.max_horizontal("m_explains", "m_meta_explains", "d_explains").clip(0, 1)
-#: A process that uses most of a core computes: it cannot be waiting for a read.
-_WORKERS = Ramp(
-    "CPU used by each process of the job, cores", pl.col("j_cpu_used") / pl.col("j_processes"), 0.55, 0.8
-)
-#: A cgroup that is stopped by its quota does not wait for a device meanwhile.
-_THROTTLED = Ramp("throttled without using more CPU than before", _SHRUNK, 0.05, 0.5)
-_INGEST = pl.col("h_rx") - pl.col("m_read").fill_null(0)
-
-#: A loop that waits for data which no disk, mount or network is delivering waits for its own workers.
-_BY_EXCLUSION = Ramp(
-    "data wait in the loop while disks, mounts and network are quiet",
-    pl.col("g_data") * _UNEXPLAINED * (1 - ((_INGEST - 1e7) / 9e7).clip(0, 1)),
-    0.08,
-    0.25,
-)
-
-#: What the job does says nothing about a GPU on which it has no process.
-_OWN = (pl.col("processes") > 0).fill_null(True).cast(pl.Float64)
 
 SIGNATURES: Sequence[Signature] = (
     Signature(
         "storage.read",
         why="A saturated device is busy nearly all the time with reads queued; CPU is idle meanwhile.",
-        need=[_STARVES, _D_OUT],
+        need=[STARVES, D_OUT],
         any_of=[
             [
                 Ramp("disk utilisation", "d_util", 0.75, 0.95),
@@ -94,13 +61,13 @@ SIGNATURES: Sequence[Signature] = (
                 ),
             ],
         ],
-        contra=[_WORKERS, _THROTTLED],
-        support=[_IO, _WAITS],
+        contra=[WORKERS, THROTTLED],
+        support=[IO, WAITS],
     ),
     Signature(
         "storage.remote",
         why="Reads wait at the mount, and each takes longer than the server needs when it is quiet.",
-        need=[_STARVES, _M_OUT],
+        need=[STARVES, M_OUT],
         any_of=[
             [
                 Ramp("mount read time against its quiet tenth", "m_ratio", 1.3, 2.5),
@@ -115,8 +82,8 @@ SIGNATURES: Sequence[Signature] = (
             ]
         ],
         contra=[
-            _WORKERS,
-            _THROTTLED,
+            WORKERS,
+            THROTTLED,
             # One host reads slowly and all wait for it: the others' storage is not to blame.
             Ramp(
                 "read time below that of the job's slowest host",
@@ -125,13 +92,13 @@ SIGNATURES: Sequence[Signature] = (
                 0.8,
             ),
         ],
-        support=[_IO, _WAITS, Ramp("client queue against round trip", "m_queue", 0.5, 2.0, 0.5)],
+        support=[IO, WAITS, Ramp("client queue against round trip", "m_queue", 0.5, 2.0, 0.5)],
     ),
     Signature(
         "storage.metadata",
         why="Opening and listing, not bytes: most operations are metadata and they are what is outstanding.",
-        need=[_STARVES, _META_OUT, _META],
-        contra=[_WORKERS, _THROTTLED],
+        need=[STARVES, META_OUT, META],
+        contra=[WORKERS, THROTTLED],
         support=[
             Ramp(
                 "time in metadata over time in reads",
@@ -139,56 +106,56 @@ SIGNATURES: Sequence[Signature] = (
                 0.5,
                 1.5,
             ),
-            _WAITS,
+            WAITS,
         ],
     ),
     Signature(
         "storage.object",
         why="Samples come over the network without a mount; no disk, mount or CPU explains the wait.",
-        need=[_STARVES, Ramp("network ingest without a mount, B/s", _INGEST, 1e7, 1e8)],
+        need=[STARVES, Ramp("network ingest without a mount, B/s", INGEST, 1e7, 1e8)],
         contra=[
             Ramp("mount traffic over network traffic", pl.col("m_read") / pl.col("h_rx"), 0.3, 0.7),
-            _NO_KERNEL,
-            _BUSY,
-            _CPU,
-            _WORKERS,
-            Ramp("storage outstanding for each starving rank", 1 - _UNEXPLAINED, 0.3, 0.8),
-            _WRITES,
+            NO_KERNEL,
+            BUSY,
+            CPU,
+            WORKERS,
+            Ramp("storage outstanding for each starving rank", 1 - UNEXPLAINED, 0.3, 0.8),
+            WRITES,
         ],
         support=[
-            _WAITS,
-            Ramp("share of its starving that no mount or disk explains", _UNEXPLAINED, 0.4, 0.8),
+            WAITS,
+            Ramp("share of its starving that no mount or disk explains", UNEXPLAINED, 0.4, 0.8),
         ],
     ),
     Signature(
         "cpu.preprocess",
         why="Loader workers are runnable and not running, or use all they may.",
-        need=[_STARVES],
-        any_of=[[_BUSY, _CPU, _WORKERS, _BY_EXCLUSION]],
+        need=[STARVES],
+        any_of=[[BUSY, CPU, WORKERS, BY_EXCLUSION]],
         contra=[
             Ramp("memory pressure (full)", "psi_memory", 0.02, 0.08),
-            _THROTTLED,
+            THROTTLED,
             Ramp("I/O pressure far above CPU pressure", pl.col("psi_io") - pl.col("psi_cpu"), 0.15, 0.5),
         ],
-        support=[_WAITS],
+        support=[WAITS],
     ),
     Signature(
         "cpu.quota",
         why="The kernel counts the time for which it stopped the cgroup.",
-        need=[_STARVES, Ramp("throttled by quota, s/s", _SHRUNK, 0.05, 0.5)],
-        support=[_WAITS, Ramp("CPU pressure", "psi_cpu", 0.05, 0.3)],
+        need=[STARVES, Ramp("throttled by quota, s/s", SHRUNK, 0.05, 0.5)],
+        support=[WAITS, Ramp("CPU pressure", "psi_cpu", 0.05, 0.3)],
     ),
     Signature(
         "memory.pressure",
         why="Tasks stall on reclaim or swap: everything on the host does, loaders first.",
-        need=[_STARVES],
+        need=[STARVES],
         any_of=[
             [
                 Ramp("memory pressure (full)", "psi_memory", 0.02, 0.08),
                 Ramp("swap-in, B/s", "h_swap", 5e5, 5e6),
             ]
         ],
-        support=[Ramp("major faults, 1/s", "h_faults", 20, 300), _WAITS],
+        support=[Ramp("major faults, 1/s", "h_faults", 20, 300), WAITS],
     ),
     Signature(
         "pcie.copy",
@@ -200,9 +167,9 @@ SIGNATURES: Sequence[Signature] = (
                 0.05,
                 0.2,
             ),
-            _COPY_TIME,
+            COPY_TIME,
         ],
-        contra=[_SPIN, Ramp("link below its build", "pcie_short", 0.2, 0.5)],
+        contra=[SPIN, Ramp("link below its build", "pcie_short", 0.2, 0.5)],
         support=[Ramp("host-to-device copies in the loop", "s_h2d", 0.08, 0.25, 2.0)],
     ),
     Signature(
@@ -211,7 +178,7 @@ SIGNATURES: Sequence[Signature] = (
         need=[Ramp("link below its build", "pcie_short", 0.2, 0.5)],
         any_of=[
             [
-                _COPY_TIME,
+                COPY_TIME,
                 Ramp("host-to-device copies in the loop", "s_h2d", 0.08, 0.25),
             ]
         ],
@@ -220,37 +187,37 @@ SIGNATURES: Sequence[Signature] = (
         "fabric.link",
         why="A ring is as fast as its slowest link; the job's spinning says that it matters.",
         any_of=[
-            [_ERRORS, _SLOW_PORT, Ramp("port down", "g_down", 0.5, 1.0)],
-            [_SPIN, _COMM],
+            [ERRORS, SLOW_PORT, Ramp("port down", "g_down", 0.5, 1.0)],
+            [SPIN, COMM],
         ],
-        contra=[_STARVED],
+        contra=[STARVED],
     ),
     Signature(
         "fabric.congested",
         why="Senders without credit or told to slow down, and GPUs that wait in the collective for it.",
-        need=[_CONGESTED],
-        any_of=[[_SPIN, _COMM]],
-        contra=[_STARVED, _ERRORS, _SLOW_PORT],
+        need=[CONGESTED],
+        any_of=[[SPIN, COMM]],
+        contra=[STARVED, ERRORS, SLOW_PORT],
     ),
     Signature(
         "fabric.collective",
         why="Everybody spins alike and bytes move: communication itself is what takes the time.",
         need=[Ramp("ranks to compare", "g_size", 1, 2, 0.0)],
-        any_of=[[_SPIN, _COMM]],
+        any_of=[[SPIN, COMM]],
         contra=[
             Ramp("a throttled GPU in the job, s/s", "g_throttled", 0.02, 0.2),
-            _BROKEN,
+            BROKEN,
             Ramp("a rank that spins far less in this window, robust z", "g_odd_now", 4, 8),
-            _STARVED,
-            _WRITES,
+            STARVED,
+            WRITES,
             Ramp("ranks that wait and ranks that are waited for, robust z", "g_odd", 4, 8),
             Ramp("traffic far below usual", 1 - pl.col("g_traffic"), 0.9, 0.98),
-            _CONGESTED,
-            _ERRORS,
-            _SLOW_PORT,
+            CONGESTED,
+            ERRORS,
+            SLOW_PORT,
         ],
         support=[
-            _COMM,
+            COMM,
             Ramp("fabric traffic, bit/s", "p_bps", 1e9, 2e10),
             Ramp("NVLink traffic, B/s", "nvlink_bps", 1e9, 2e10),
         ],
@@ -266,15 +233,15 @@ SIGNATURES: Sequence[Signature] = (
         ],
         contra=[
             Ramp("share of the ranks that wait for data", "g_starving", 0.6, 0.9),
-            _BROKEN,
-            _ERRORS,
-            _SLOW_PORT,
+            BROKEN,
+            ERRORS,
+            SLOW_PORT,
         ],
     ),
     Signature(
         "checkpoint",
         why="All ranks stop together while bytes leave.",
-        any_of=[[Ramp("checkpoint in the loop", "s_checkpoint", 0.05, 0.2), _WRITES]],
+        any_of=[[Ramp("checkpoint in the loop", "s_checkpoint", 0.05, 0.2), WRITES]],
         support=[
             Ramp("share of the job's GPUs that stopped", "g_low", 0.4, 0.8),
             Ramp("PCIe out of the GPU", "pcie_tx_util", 0.05, 0.3),
@@ -285,7 +252,7 @@ SIGNATURES: Sequence[Signature] = (
         why="One thread issues kernels as fast as it can, and the GPU waits for it.",
         need=[Ramp("busiest thread of the job, s/s", "j_main", 0.8, 0.97)],
         contra=[
-            _WAITS,
+            WAITS,
             Ramp("I/O pressure", "psi_io", 0.2, 0.5),
             # Small kernels draw as little as a wait does: a guess from the power cannot tell them apart.
             Ramp("spinning", pl.when(~pl.col("spin_by_power")).then("spin"), 0.03, 0.12),
@@ -314,18 +281,18 @@ SIGNATURES: Sequence[Signature] = (
                 ),
             ]
         ],
-        contra=[_SPIN, Ramp("a GPU of the job without any kernel", "g_starves", 0.15, 0.4), _WRITES],
+        contra=[SPIN, Ramp("a GPU of the job without any kernel", "g_starves", 0.15, 0.4), WRITES],
     ),
     Signature(
         "idle.startup",
         why="A young job without a kernel so far imports, loads weights or compiles.",
-        need=[_NO_KERNEL, Ramp("job younger than 20 min", 1 - pl.col("j_age") / 1200, 0.0, 0.05)],
+        need=[NO_KERNEL, Ramp("job younger than 20 min", 1 - pl.col("j_age") / 1200, 0.0, 0.05)],
         contra=[Ramp("it has been busy in this job before", "begun", 0.1, 0.3)],
     ),
     Signature(
         "idle.held",
         why="Nothing runs on the GPU for minutes, and the job uses no CPU, reads and serves nothing.",
-        need=[_NO_KERNEL],
+        need=[NO_KERNEL],
         contra=[
             Ramp(
                 "not begun, job younger than 20 min",
@@ -333,8 +300,8 @@ SIGNATURES: Sequence[Signature] = (
                 0.0,
                 0.05,
             ),
-            Ramp("CPU used by the job, cores", pl.col("j_cpu_used") * _OWN, 1.0, 4.0),
-            Ramp("I/O of the job, B/s", pl.col("j_io") * _OWN, 1e7, 1e8),
+            Ramp("CPU used by the job, cores", pl.col("j_cpu_used") * OWN, 1.0, 4.0),
+            Ramp("I/O of the job, B/s", pl.col("j_io") * OWN, 1e7, 1e8),
             Ramp("requests served", "v_room", 0.5, 1.0),
             Ramp("a loop reports steps", "s_compute", 0.0, 0.1),
         ],
@@ -384,7 +351,7 @@ SIGNATURES: Sequence[Signature] = (
         any_of=[
             [
                 Ramp("the job stands still since an XID or an uncorrectable error", "fault", 0.0, 1.0),
-                _BROKEN,
+                BROKEN,
                 Ramp(
                     "GPUs of the job that no longer report, all others waiting",
                     pl.col("g_gone") * ((pl.col("g_low_spin") - 0.6) / 0.3).clip(0, 1),
@@ -393,7 +360,7 @@ SIGNATURES: Sequence[Signature] = (
                 ),
             ]
         ],
-        contra=[_STARVED],
+        contra=[STARVED],
     ),
 )
 
