@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -50,6 +52,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 row = totals.setdefault(what, [0, 0])
                 row[0] += tried
                 row[1] += lost
+    if totals and (out := os.environ.get("WELLFED_CHAOS_NOTES")):
+        Path(out).write_text(json.dumps(totals))
     if totals:
         terminalreporter.section("what was tried and what it cost")
         for what, (tried, lost) in sorted(totals.items()):
