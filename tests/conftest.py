@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from faulty import Faults
 from programs import Programs, fetch, free_port, until
 
 
@@ -40,6 +42,23 @@ def prometheus(programs: Programs, tmp_path: Path) -> Callable[[Sequence[int]], 
         return f"http://127.0.0.1:{port}"
 
     return start
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that makes a program's disk and clock fail on demand."""
+    out = tmp_path_factory.mktemp("faults") / "faults.so"
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    source = Path(__file__).parent / "faults.c"
+    subprocess.run(["gcc", *flags, "-o", str(out), str(source), "-ldl"], check=True)
+    return out
+
+
+@pytest.fixture
+def faults(library: Path, tmp_path: Path) -> Faults:
+    folder = tmp_path / "faulty"
+    folder.mkdir()
+    return Faults(library, tmp_path / "faults", folder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
