@@ -7,6 +7,7 @@ request: some thousand of those would keep every sender out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 from typing import Any
 
@@ -61,6 +62,8 @@ def allow_files(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if most > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        return most
+        # A sandbox may not allow it; whoever made it sets the limit (LimitNOFILE=).
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return most
     return soft
