@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import polars as pl
+
+from wellfed import verdicts
 from wellfed.analysis.causes import CAUSES, FAMILIES, Cause
 from wellfed.analysis.evidence import Ramp
+from wellfed.analysis.receiver import REASONS
 from wellfed.analysis.signatures import by_cause
 from wellfed.cli import COMMANDS
 from wellfed.collectors.catalog import DERIVED_OTLP, TABLES, Otlp
+from wellfed.collectors.destination import Destination
+from wellfed.collectors.exposition import Family
+from wellfed.collectors.publisher import Publisher
+from wellfed.collectors.selfcost import Marker, families
+from wellfed.collectors.spool import Spool
 from wellfed.options import OPTIONS
 from wellfed.rules import RULES, catalogue, thresholds
 
@@ -49,7 +60,42 @@ def metrics() -> str:
                 f"| {column.name} | {column.kind} | `{column.unit}` | `{table.metric(column)}` "
                 f"| {', '.join(_otlp(o) for o in names)} | {column.help} |"
             )
+    out += ["", "## The agent about itself", "", *_families(agent_families())]
+    out += ["", "## The hub", "", *_families(hub_families())]
     return "\n".join(out) + "\n"
+
+
+def agent_families() -> list[Family]:
+    """What an agent with a spool that sends by OTLP publishes beside its tables."""
+    marker = Marker("")
+    marker.clean = True
+    publisher = Publisher(Destination("http://hub:4318"), Spool(None, 1, 1.0), {}, lambda _: ((), ()))
+    publisher._pusher.last_success = 0.0
+    return [*families((), marker), *publisher.families()]
+
+
+def hub_families() -> list[Family]:
+    """What a hub publishes."""
+    row = {"host": "", "gpu": "", "job": "", "cause": "", "value": 0.0}
+    rows = pl.DataFrame([{"metric": metric, **row} for metric in verdicts._LABELS])
+    counts = rows["metric"].str.ends_with("_seconds")
+    last = SimpleNamespace(timestamp=lambda: 0.0)
+    live: Any = SimpleNamespace(
+        counters=rows.filter(counts), gauges=rows.filter(~counts), findings=[], last=last
+    )
+    none = dict.fromkeys(REASONS, 0)
+    receiver: Any = SimpleNamespace(hosts=lambda now: {"fresh": 0, "stale": 0}, points=0, rejected=none)
+    return [*verdicts.verdicts(live), *verdicts.hub_families(receiver)]
+
+
+def _families(found: Sequence[Family]) -> list[str]:
+    """A table of metrics."""
+    ends = {"counter": "_total", "info": "_info"}
+    return [
+        "| Prometheus | kind | what |",
+        "|---|---|---|",
+        *(f"| `{f.name}{ends.get(f.kind, '')}` | {f.kind} | {f.help} |" for f in found),
+    ]
 
 
 def _otlp(otlp: Otlp) -> str:

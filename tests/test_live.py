@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.diagnose import diagnose
 from wellfed.analysis.live import Live, settled
 from wellfed.analysis.live_findings import Tracker
@@ -195,6 +196,23 @@ def test_what_is_published_is_bounded_and_what_is_left_out_is_counted(tmp_path: 
     assert families["wellfed_findings_dropped"].samples[0].value == 7
     labels = families["wellfed_finding_active"].samples[0].labels
     assert labels.keys() == {"cause", "severity", "job", "host", "resource"}
+
+
+def test_what_a_job_loses_to_a_cause_begins_at_zero(
+    tmp_path: Path, starved: Mapping[str, pl.DataFrame]
+) -> None:
+    with Store(tmp_path / "s") as store:
+        live = Live(store, Streaming(store))
+        store.append(part(starved, MINUTES[0] - timedelta(minutes=10), MINUTES[0]))
+        live.update(MINUTES[0])
+        text = Exposition(openmetrics=True).render((), verdicts(live)).decode()
+    families = {f.name: f for f in text_string_to_metric_families(text)}
+    (job,) = {s.labels["job"] for s in families["wellfed_job_gpu_seconds"].samples}
+    lost = {s.labels["cause"]: s.value for s in families["wellfed_job_lost_gpu_seconds"].samples}
+    assert {s.labels["job"] for s in families["wellfed_job_lost_gpu_seconds"].samples} == {job}
+    assert lost.keys() == CAUSES.keys()
+    assert lost["storage.read"] == 0.0
+    assert sum(lost.values()) == pytest.approx(totals(live, "job_lost_gpu_seconds")[""])
 
 
 def test_a_window_is_judged_once_it_had_time_to_arrive() -> None:

@@ -25,7 +25,7 @@ from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
 from wellfed.collectors.http import Endpoint, Response, parse_address
 from wellfed.collectors.web import Web, read_web_config
-from wellfed.errors import UserError
+from wellfed.errors import UserError, bare
 from wellfed.ingest import Ingest, Token
 from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
@@ -74,7 +74,7 @@ def hub(options: Mapping[str, object]) -> int:
         if options.get("prometheus"):
             work = partial(poll, reader(options), store, receiver)
             stack.enter_context(Background("wellfed-prometheus", work))
-            print(f"wellfed: reading   {options['prometheus']}", file=sys.stderr)
+            print(f"wellfed: reading   {bare(str(options['prometheus']))}", file=sys.stderr)
         scheme = "https" if web is not None and web.context else "http"
         print(f"wellfed: OTLP      {scheme}://{_shown(listener)}/v1/metrics", file=sys.stderr)
         print(f"wellfed: /metrics  {scheme}://{options['metrics_address']}/metrics", file=sys.stderr)

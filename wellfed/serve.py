@@ -11,6 +11,7 @@ import uvicorn
 
 from wellfed.analysis.store import Store
 from wellfed.collectors.http import listen, parse_address
+from wellfed.connections import Hurried
 from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
 from wellfed.prices import Prices
@@ -37,7 +38,7 @@ def serve(
     assert price is None or isinstance(price, Prices)
     app = create_app(StoreSource(store, price=price, simulated=simulated, version=version))
     config = uvicorn.Config(
-        app.server, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE
+        app.server, http=Hurried, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
