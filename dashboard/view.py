@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from wellfed.analysis.notes import Notes, Standing
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.theme import Skin
 
@@ -26,6 +28,7 @@ class View:
     path: str
     query: Mapping[str, str]
     skin: Skin
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -37,6 +40,11 @@ class View:
         """Money for one GPU-hour."""
         found: float | None = self.document["price_per_gpu_hour"]
         return found
+
+    def standing(self, finding: Mapping[str, Any]) -> Standing:
+        """What people said about a finding, as far as it holds now."""
+        since = datetime.fromisoformat(self.document["from"])
+        return self.notes.standing(finding, self.answer.now, since)
 
     def here(self, **changes: str) -> str:
         """This page with some of its state changed; "" drops a key."""

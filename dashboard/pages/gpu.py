@@ -25,6 +25,7 @@ from wellfed.dashboard.parts import (
     verdict,
 )
 from wellfed.dashboard.series import Signals, aligned, gather
+from wellfed.dashboard.states import states
 from wellfed.dashboard.told import evidence, finding_link, next_steps, pills
 from wellfed.dashboard.view import Component, Page, View, gpu_path, host_path, job_path
 from wellfed.dashboard.words import ago, family, hours, money, scope_text, share, title
@@ -113,19 +114,7 @@ def _base(view: View, host: str, gpu: str) -> tuple[Signals, list[str | None]]:
     mine = (pl.col("host") == host) & (pl.col("gpu") == gpu)
     step = float(view.document["window_seconds"])
     base = gather(answer.tables["gpu"].filter(mine), _GPU, ("power_watts", "sm_clock_hertz"), step)
-    windows = answer.diagnosis.windows.lazy().filter(mine).sort("ts").select("ts", "cause").collect()
-    causes = list(zip(windows["ts"].dt.epoch("ms").to_list(), windows["cause"].to_list(), strict=True))
-    width = float(base.stamps[1] - base.stamps[0]) if base.stamps.size > 1 else step * 1000
-    ribbon: list[str | None] = []
-    at = 0
-    for stamp in base.stamps.tolist():
-        seen: list[str] = []
-        while at < len(causes) and causes[at][0] < stamp + width:
-            seen.append(causes[at][1] or "")
-            at += 1
-        most = max(set(seen), key=seen.count) if seen else GAP
-        ribbon.append(GAP if most == GAP else family(most) if most else None)
-    return base, ribbon
+    return base, states(answer, host, gpu, base.stamps)
 
 
 def _panes(view: View, host: str, base: Signals) -> list[Pane]:
