@@ -5,12 +5,11 @@
 A note is on disk when `say` returns. Nothing is ever changed or removed: what is taken back is another note.
 A damaged line is left out, told once, and stays in the file.
 
-Notes belong to a trouble, not to a finding: the same trouble has another id in a range that begins later.
+Notes belong to the trouble behind a finding (analysis/trouble.py), whose id is another in another range.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,16 +21,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from wellfed.analysis.trouble import SLACK, Episode, episode_of
 from wellfed.errors import UserError
 
-__all__ = ["FILE", "KINDS", "LONGEST", "Note", "Notes", "Standing", "trouble"]
+__all__ = ["FILE", "KINDS", "LONGEST", "Note", "Notes", "Standing"]
 
 log = logging.getLogger("wellfed.notes")
 
 FILE = "notes.jsonl"
 #: Letters of a remark or a name.
 LONGEST = 2000
-#: A finding that begins this close to the range began before it.
+#: A finding that begins this close to the range may have begun before it.
 CLIPPED = timedelta(minutes=1)
 
 ACKNOWLEDGE, MUTE, COMMENT, UNDO = KINDS = ("acknowledge", "mute", "comment", "undo")
@@ -41,29 +41,47 @@ _ZEROS = "00000000"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Who said what about a trouble, and when. until: end of a mute; undoes: id of the note taken back.
-
-    cause, about: what the trouble is, for readers who no longer have its finding in their range.
-    """
+    """Who said what, when, about which episode of a trouble. until: end of a mute; undoes: id of the note
+    taken back."""
 
     id: str
     at: datetime
     who: str
     kind: str
-    trouble: str
-    cause: str
-    about: str
+    about: Episode
     text: str = ""
     until: datetime | None = None
     undoes: str | None = None
 
     def document(self) -> dict[str, Any]:
         """As JSON has it; times in ISO 8601."""
-        until = None if self.until is None else self.until.isoformat()
-        return {name: getattr(self, name) for name in self.__slots__} | {
+        return {
+            "id": self.id,
             "at": self.at.isoformat(),
-            "until": until,
+            "who": self.who,
+            "kind": self.kind,
+            "text": self.text,
+            "until": _iso(self.until),
+            "undoes": self.undoes,
+            "about": {
+                "cause": self.about.cause,
+                "job": self.about.job,
+                "resource": self.about.resource,
+                "hosts": list(self.about.hosts),
+                "gpus": list(self.about.gpus),
+                "start": self.about.start.isoformat(),
+                "end": _iso(self.about.end),
+            },
         }
+
+    def overlaps(self, finding: Episode, now: datetime) -> bool:
+        """Whether a finding of the trouble was there when the one was that this was said about."""
+        ended, ends = self.about.end or self.at, finding.end or now
+        return finding.start <= ended + SLACK and ends >= self.about.start - SLACK
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +98,6 @@ class Standing:
         return "muted" if self.muted else "acknowledged" if self.acknowledged else "new"
 
 
-def trouble(finding: Mapping[str, Any]) -> str:
-    """What stays the same about a finding in every range: 12 hexadecimal digits."""
-    cause, about = finding["cause"], _about(finding)
-    return hashlib.sha256(f"{cause}|{about}".encode()).hexdigest()[:12]
-
-
-def _about(finding: Mapping[str, Any]) -> str:
-    """Whose finding it is, as wellfed.analysis.findings groups them."""
-    scope = finding["scope"]
-    if scope["job"] is not None:
-        return f"job {scope['job']}"
-    if scope["resource"] is not None:
-        return str(scope["resource"])
-    return f"GPU {scope['gpus'][0]}" if len(scope["gpus"]) == 1 else "free GPUs"
-
-
 class Notes:
     """The notes of a store. path: of their file, which need not exist yet; None keeps them in memory.
 
@@ -107,7 +109,9 @@ class Notes:
         self._lock = threading.Lock()
         self._all: dict[str, Note] = {}
         self._undone: set[str] = set()
-        self._by_trouble: dict[str, list[Note]] = {}
+        self._by_handle: dict[tuple[str, str, str], list[Note]] = {}
+        #: When a trouble came back after a note on it.
+        self._back: dict[str, datetime] = {}
         #: One line on what of the file could not be read, "" for nothing.
         self.problem = ""
         if path is not None:
@@ -130,20 +134,36 @@ class Notes:
     def standing(self, finding: Mapping[str, Any], now: datetime, since: datetime) -> Standing:
         """What holds for a finding of a range that begins at `since`.
 
-        A mute holds until its end, for every finding of the trouble. An acknowledgement holds for findings
-        that had begun by then: a trouble that comes back is new.
+        A mute holds until its end, for every finding of the trouble. An acknowledgement holds for the episode
+        it was said about: a trouble that comes back is new.
         """
+        episode = episode_of(finding)
         with self._lock:
+            near = {n.id: n for handle in episode.handles() for n in self._by_handle.get(handle, ())}
             said = [
                 n
-                for n in self._by_trouble.get(trouble(finding), ())
-                if n.kind != UNDO and n.id not in self._undone
+                for n in sorted(near.values(), key=lambda n: n.at)
+                if n.kind != UNDO and n.id not in self._undone and n.about.concerns(episode)
             ]
-        began = datetime.fromisoformat(finding["start"])
-        earlier = began <= since + CLIPPED
-        seen = [n for n in said if n.kind == ACKNOWLEDGE and (earlier or n.at >= began)]
+            seen = [n for n in said if n.kind == ACKNOWLEDGE and self._covers(n, episode, now, since)]
         muted = [n for n in said if n.kind == MUTE and n.until is not None and n.until > now]
         return Standing(seen[-1] if seen else None, muted[-1] if muted else None, said)
+
+    def _covers(self, note: Note, finding: Episode, now: datetime, since: datetime) -> bool:
+        """Whether a finding of the note's trouble is the episode that the note is about.
+
+        One that begins with the range began before it: it is the same if the other was open and the trouble
+        has not been seen to begin again since.
+        """
+        if note.overlaps(finding, now):
+            return True
+        if finding.start < note.at:
+            return False
+        if finding.start <= since + CLIPPED:
+            back = self._back.get(note.id)
+            return note.about.end is None and (back is None or finding.start < back)
+        self._back[note.id] = min(finding.start, self._back.get(note.id, finding.start))
+        return False
 
     def say(
         self, finding: Mapping[str, Any], kind: str, who: str, text: str = "", until: datetime | None = None
@@ -162,8 +182,7 @@ class Notes:
             raise ValueError("a mute needs an end, and nothing else has one")
         if until is not None and until <= now:
             raise ValueError("a mute needs an end that is still to come")
-        name, about = trouble(finding), _about(finding)
-        note = Note(secrets.token_hex(6), now, who, kind, name, finding["cause"], about, text, until)
+        note = Note(secrets.token_hex(6), now, who, kind, episode_of(finding), text, until)
         self._add(note)
         return note
 
@@ -172,16 +191,7 @@ class Notes:
         found = self._all[note]
         if found.kind == UNDO or note in self._undone:
             raise KeyError(note)
-        made = Note(
-            secrets.token_hex(6),
-            datetime.now(UTC),
-            who,
-            UNDO,
-            found.trouble,
-            found.cause,
-            found.about,
-            undoes=note,
-        )
+        made = Note(secrets.token_hex(6), datetime.now(UTC), who, UNDO, found.about, undoes=note)
         self._add(made)
         return made
 
@@ -193,7 +203,8 @@ class Notes:
 
     def _keep(self, note: Note) -> None:
         self._all[note.id] = note
-        self._by_trouble.setdefault(note.trouble, []).append(note)
+        for handle in note.about.handles():
+            self._by_handle.setdefault(handle, []).append(note)
         if note.undoes is not None:
             self._undone.add(note.undoes)
 
@@ -232,10 +243,17 @@ def _decode(line: bytes) -> Note | None:
         return None
     try:
         said = json.loads(line)
-        times = {name: said[name] and datetime.fromisoformat(said[name]) for name in ("at", "until")}
-        return Note(**{name: said[name] for name in Note.__slots__} | times)
+        about = said["about"]
+        names = {name: tuple(about[name]) for name in ("hosts", "gpus")}
+        episode = Episode(**about | names | _times(about, "start", "end"))
+        held = {name: said[name] for name in Note.__slots__}
+        return Note(**held | _times(said, "at", "until") | {"about": episode})
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _times(said: Mapping[str, Any], *names: str) -> dict[str, datetime | None]:
+    return {name: said[name] and datetime.fromisoformat(said[name]) for name in names}
 
 
 def _append(path: str, line: bytes) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
 
 from dash import dcc, html
 
 from wellfed.analysis.causes import CAUSES
+from wellfed.analysis.trouble import key
 from wellfed.dashboard.facts import job_names
 from wellfed.dashboard.parts import ROWS, Column, cause_label, sortable, table
 from wellfed.dashboard.view import Component, View, job_path
@@ -20,7 +20,6 @@ __all__ = [
     "evidence",
     "finding_link",
     "findings_table",
-    "named",
     "next_steps",
     "pills",
     "severity",
@@ -44,28 +43,8 @@ _COLUMNS = (
 
 
 def finding_link(view: View, finding: Mapping[str, Any]) -> str:
-    """Address of a finding's page.
-
-    A finding that began before a moving range begins with it, so its id changes; what it is about does not.
-    """
-    scope = finding["scope"]
-    about = {"cause": finding["cause"], "job": scope["job"] or "", "host": next(iter(scope["hosts"]), "")}
-    return view.to(f"/findings/{quote(str(finding['id']), safe='')}", **about)
-
-
-def named(view: View, id_: str) -> Mapping[str, Any] | None:
-    """The finding of an id, else the costliest one about what the URL says, else None."""
-    findings = view.document["findings"]
-    cause, job, host = (view.query.get(name, "") for name in ("cause", "job", "host"))
-    exact = next((f for f in findings if f["id"] == id_), None)
-    return exact or next(
-        (
-            f
-            for f in findings
-            if cause == f["cause"] and job == (f["scope"]["job"] or "") and host in f["scope"]["hosts"]
-        ),
-        None,
-    )
+    """Address of a finding's page, which holds while a range moves on."""
+    return view.to(f"/findings/{key(finding)}")
 
 
 def wanted(view: View, findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -110,8 +89,8 @@ def findings_table(view: View, findings: Sequence[Mapping[str, Any]], nothing: s
         "lost": lambda f: float(f["lost_gpu_seconds"]),
         "conf": lambda f: float(f["confidence"]),
     }
-    key, down = sortable(view, "-lost", keys)
-    ordered = sorted(findings, key=keys[key], reverse=down)[:ROWS]
+    by, down = sortable(view, "-lost", keys)
+    ordered = sorted(findings, key=keys[by], reverse=down)[:ROWS]
     return table(
         _COLUMNS,
         [_row(view, f) for f in ordered],

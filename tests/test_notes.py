@@ -12,15 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wellfed.analysis.notes import Notes, trouble
+from wellfed.analysis.notes import Notes
+from wellfed.analysis.trouble import find, key, trouble
 from wellfed.errors import UserError
 
 START = datetime.now(UTC) - timedelta(minutes=30)
 
 
-def finding(began: datetime = START, **scope: Any) -> dict[str, Any]:
+def finding(began: datetime = START, ended: datetime | None = None, **scope: Any) -> dict[str, Any]:
     about = {"job": "slurm:7", "resource": None, "gpus": ["a", "b"], "hosts": ["n1"]} | scope
-    return {"id": f"{began}", "cause": "storage.remote", "start": began.isoformat(), "scope": about}
+    end = None if ended is None else ended.isoformat()
+    return {
+        "id": f"{began}",
+        "cause": "storage.remote",
+        "start": began.isoformat(),
+        "end": end,
+        "scope": about,
+    }
 
 
 def state(notes: Notes, of: dict[str, Any], now: datetime | None = None) -> str:
@@ -60,12 +68,60 @@ def test_a_mute_ends_by_itself_and_an_acknowledgement_does_not_cover_what_comes_
     assert state(notes, finding(), now + timedelta(hours=5)) == "acknowledged"
 
 
-def test_a_finding_cut_off_by_the_range_counts_as_begun_before_it() -> None:
+def test_a_finding_cut_off_by_a_range_that_moves_is_still_the_acknowledged_one() -> None:
     notes = Notes()
     notes.say(finding(), "acknowledge", "ada")
-    began = datetime.now(UTC) + timedelta(minutes=30)
-    cut = finding(began + timedelta(seconds=20))
-    assert notes.standing(cut, began + timedelta(hours=1), began).state == "acknowledged"
+    since = datetime.now(UTC) + timedelta(minutes=30)
+    cut = finding(since + timedelta(seconds=20))
+    assert notes.standing(cut, since + timedelta(hours=1), since).state == "acknowledged"
+
+
+def test_a_trouble_that_came_back_stays_new_when_the_range_moves_over_its_beginning() -> None:
+    notes = Notes()
+    notes.say(finding(), "acknowledge", "ada")
+    back = datetime.now(UTC) + timedelta(minutes=30)
+    assert state(notes, finding(back), back + timedelta(minutes=5)) == "new"
+    since = back + timedelta(minutes=40)
+    cut = finding(since + timedelta(seconds=20))
+    assert notes.standing(cut, since + timedelta(hours=1), since).state == "new"
+
+
+def test_an_acknowledgement_of_what_has_ended_covers_that_episode_alone() -> None:
+    notes = Notes()
+    first = finding(START, START + timedelta(minutes=5))
+    second = finding(START + timedelta(minutes=15), START + timedelta(minutes=25))
+    notes.say(first, "acknowledge", "ada")
+    assert (state(notes, first), state(notes, second)) == ("acknowledged", "new")
+    # Another range may see both as one, or begin the first a little later.
+    assert state(notes, finding(START, START + timedelta(minutes=25))) == "acknowledged"
+    assert state(notes, finding(START + timedelta(minutes=1), START + timedelta(minutes=5))) == "acknowledged"
+
+
+def test_another_diagnosis_may_know_less_or_more_of_whose_trouble_it_is() -> None:
+    notes = Notes()
+    notes.say(finding(resource="/mnt/data"), "acknowledge", "ada")
+    # A second job came: the finding is the mount's.
+    assert state(notes, finding(job=None, resource="/mnt/data")) == "acknowledged"
+    assert state(notes, finding(job="slurm:8", resource="/mnt/data")) == "new"
+    assert state(notes, finding(job=None, resource="/mnt/home")) == "new"
+    free = finding(job=None, gpus=["x"], hosts=["n1"])
+    notes.say(free, "acknowledge", "ada")
+    assert state(notes, finding(job=None, gpus=["x", "y"], hosts=["n1", "n2"])) == "acknowledged"
+    assert state(notes, finding(job=None, gpus=["x"], hosts=["n2"])) == "new"
+
+
+def test_a_key_finds_its_episode_in_every_range() -> None:
+    first = finding(START, START + timedelta(minutes=5))
+    second = finding(START + timedelta(minutes=15))
+    other = finding(START + timedelta(minutes=16), job="slurm:8")
+    findings = [other, second, first]
+    assert [find(findings, key(f)) for f in findings] == findings
+    later = finding(START + timedelta(minutes=20), gpus=["b", "c"])
+    assert find([other, later], key(second)) == later
+    assert find(findings, second["id"]) == second
+    assert find(findings, trouble(first)) == second
+    for name in ("", "nonsense", f"{trouble(first)}-x", "0123456789ab-20260302T090000Z"):
+        assert find([other], name) is None
 
 
 @given(st.binary(max_size=200), st.integers(min_value=0, max_value=2))

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import dashboards
@@ -15,6 +16,7 @@ import plotly
 import pytest
 from dashboards import EVIL, Fixed
 
+from wellfed.analysis.trouble import key
 from wellfed.dashboard import app, exports
 from wellfed.dashboard.pages import inference
 from wellfed.dashboard.registry import PAGES
@@ -157,23 +159,24 @@ def test_findings_are_filtered_and_sorted_as_the_address_says(source: Fixed) -> 
     page = json.loads(rendered(source, "/findings", f"?cause={cause}"))
     links = [n["data-href"] for n in nodes(page, dict) if "data-href" in n]  # type: ignore[index,operator]
     assert [link.split("?")[0] for link in links] == [
-        f"/findings/{f['id']}" for f in findings if f["cause"] == cause
+        f"/findings/{key(f)}" for f in findings if f["cause"] == cause
     ]
     page = json.loads(rendered(source, "/findings", "?sort=lost"))
     links = [n["data-href"] for n in nodes(page, dict) if "data-href" in n]  # type: ignore[index,operator]
     cheapest = min(findings, key=lambda f: f["lost_gpu_seconds"])
-    assert links[0].split("?")[0] == f"/findings/{cheapest['id']}"
+    assert links[0].split("?")[0] == f"/findings/{key(cheapest)}"
 
 
 def test_a_finding_is_found_again_when_its_id_has_moved_on(source: Fixed) -> None:
     finding = source.diagnosis.document["findings"][0]
     view = app.view_of(source, "/findings", "?from=15m")
-    link = finding_link(view, finding)
-    path, _, query = link.partition("?")
-    assert "from=15m" in query
-    for asked in (path, "/findings/0123456789ab"):
-        text = texts(json.loads(rendered(source, asked, query)))
-        assert hours(finding["lost_gpu_seconds"]) in text
+    path, _, query = finding_link(view, finding).partition("?")
+    assert query == "from=15m"
+    # The same trouble, seen in a range that began ten minutes earlier.
+    began = datetime.fromisoformat(finding["start"]) - timedelta(minutes=10)
+    earlier = key({**finding, "id": "", "start": began.isoformat()})
+    for asked in (path, f"/findings/{finding['id']}", f"/findings/{earlier}"):
+        assert hours(finding["lost_gpu_seconds"]) in texts(json.loads(rendered(source, asked, query)))
     assert "not in the range" in rendered(source, "/findings/0123456789ab", "from=15m")
 
 

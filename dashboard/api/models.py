@@ -101,16 +101,26 @@ class Scope(_Open):
     resource: str | None
 
 
+class About(_Open):
+    """The finding as it was. end: null while it was open; hosts, gpus: where no job or resource tells."""
+
+    cause: str
+    job: str | None
+    resource: str | None
+    hosts: list[str]
+    gpus: list[str]
+    start: datetime
+    end: datetime | None
+
+
 class Note(_Open):
-    """Something said about a trouble; a note that undoes another names it."""
+    """Something said about a finding; a note that undoes another names it."""
 
     id: str
     at: datetime
     who: str
     kind: Literal["acknowledge", "mute", "comment", "undo"]
-    trouble: str
-    cause: str
-    about: str
+    about: About
     text: str
     until: datetime | None
     undoes: str | None
@@ -127,7 +137,7 @@ class NewNote(BaseModel):
 
 
 class Standing(_Open):
-    trouble: str = Field(description="what stays the same in every range")
+    key: str = Field(description="a name of the finding that holds in every range")
     state: Literal["new", "acknowledged", "muted"]
     muted_until: datetime | None
     notes: list[Note]

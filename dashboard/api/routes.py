@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from wellfed import __version__
 from wellfed.analysis.notes import Notes
+from wellfed.analysis.trouble import find
 from wellfed.dashboard.access import identity
 from wellfed.dashboard.api import documents, models
 from wellfed.dashboard.api.problems import MEDIA_TYPE, add_problems
@@ -71,11 +72,10 @@ def create_api(source: Source, notes: Notes) -> FastAPI:
         fixed = documents.ranged(view)
         return answer({**fixed, **documents.paged(items, offset, limit, _address(request, fixed))})
 
-    def one_finding(view: View, name: str) -> dict[str, Any]:
-        found = documents.findings(view, {})
-        for item in found:
-            if name in (item["id"], item["standing"]["trouble"]):
-                return item
+    def one_finding(view: View, name: str) -> Mapping[str, Any]:
+        found = find(view.document["findings"], name)
+        if found is not None:
+            return found
         raise HTTPException(404, f"no finding {name} in this range: choose a longer one")
 
     def one_gpu(view: View, host: str, gpu: str) -> Any:
@@ -107,8 +107,9 @@ def create_api(source: Source, notes: Notes) -> FastAPI:
 
     @api.get("/findings/{finding}", response_model=models.Finding, responses=_errors(404, 422))
     def finding(finding: str, wanted: _Asked) -> JSONResponse:
-        """One finding, by its id or its trouble."""
-        return answer(one_finding(view_of(wanted), finding))
+        """One finding, by its id, or by its key, which holds in every range."""
+        view = view_of(wanted)
+        return answer(documents.finding(view, one_finding(view, finding)))
 
     @api.post(
         "/findings/{finding}/notes",

@@ -12,6 +12,7 @@ import polars as pl
 from dash import dcc, html
 
 from wellfed.analysis.causes import CAUSES, FAMILIES
+from wellfed.analysis.trouble import find
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, step_for
 from wellfed.dashboard.figures import Array, stacked
@@ -27,7 +28,7 @@ from wellfed.dashboard.parts import (
     time_plot,
     verdict,
 )
-from wellfed.dashboard.told import evidence, findings_table, named, next_steps, pills, wanted
+from wellfed.dashboard.told import evidence, findings_table, next_steps, pills, wanted
 from wellfed.dashboard.view import Component, Page, View, gpu_path, job_path
 from wellfed.dashboard.words import ago, duration, family, hours, money, scope_text, title
 
@@ -88,7 +89,7 @@ def _filters(view: View, findings: list[Mapping[str, Any]]) -> list[Component]:
 def detail(view: View, name: str) -> Page:
     """One finding."""
     crumbs: list[Component] = [dcc.Link("Findings", href=view.to("/findings")), html.Span("/")]
-    found = named(view, name)
+    found = find(view.document["findings"], name)
     if found is None:
         text = "This finding is not in the range shown. Choose a longer one."
         return Page([*crumbs, html.H1("Finding")], [missing("Not here", text)])
