@@ -24,7 +24,7 @@ from typing import Any
 from wellfed.analysis.trouble import SLACK, Episode, episode_of
 from wellfed.errors import UserError
 
-__all__ = ["FILE", "KINDS", "LONGEST", "Note", "Notes", "Standing"]
+__all__ = ["ACKNOWLEDGE", "COMMENT", "FILE", "KINDS", "LONGEST", "MUTE", "Note", "Notes", "Standing"]
 
 log = logging.getLogger("wellfed.notes")
 

@@ -12,6 +12,7 @@ from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.trouble import key
 from wellfed.dashboard.facts import job_names
 from wellfed.dashboard.parts import ROWS, Column, cause_label, sortable, table
+from wellfed.dashboard.remarks import mark
 from wellfed.dashboard.view import Component, View, job_path
 from wellfed.dashboard.words import ago, evidence_text, family, hours, money, scope_text, title
 
@@ -21,6 +22,7 @@ __all__ = [
     "finding_link",
     "findings_table",
     "next_steps",
+    "opened",
     "pills",
     "severity",
     "wanted",
@@ -48,15 +50,21 @@ def finding_link(view: View, finding: Mapping[str, Any]) -> str:
 
 
 def wanted(view: View, findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The findings that the URL's `cause`, `job` and `sev` leave."""
-    cause, job, grade = (view.query.get(name, "") for name in ("cause", "job", "sev"))
+    """The findings that the URL's `cause`, `job`, `sev` and `state` leave; muted ones only by `state`."""
+    cause, job, grade, state = (view.query.get(name, "") for name in ("cause", "job", "sev", "state"))
     return [
         f
         for f in findings
         if (not cause or cause in (f["cause"], family(f["cause"])))
         and (not job or f["scope"].get("job") == job)
         and (not grade or grade == f["severity"])
+        and (view.standing(f).state == state if state else view.standing(f).muted is None)
     ]
+
+
+def opened(view: View) -> list[Mapping[str, Any]]:
+    """Findings that are open and not muted."""
+    return [f for f in view.document["findings"] if f["end"] is None and view.standing(f).muted is None]
 
 
 def severity(name: str) -> Component:
@@ -108,7 +116,7 @@ def _row(view: View, finding: Mapping[str, Any]) -> tuple[Component, ...]:
     job = finding["scope"]["job"]
     name = view.answer.once(job_names).get(job, job)
     return (
-        severity(finding["severity"]),
+        html.Span([severity(finding["severity"]), mark(view.standing(finding))], className="sevs"),
         dcc.Link(cause_label(finding["cause"]), href=finding_link(view, finding)),
         dcc.Link(name, href=view.to(job_path(job)), className="quiet", title=job) if job else "–",
         scope_text(finding["scope"]),

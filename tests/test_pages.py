@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dashboards
@@ -16,6 +16,7 @@ import plotly
 import pytest
 from dashboards import EVIL, Fixed
 
+from wellfed.analysis.notes import Notes
 from wellfed.analysis.trouble import key
 from wellfed.dashboard import app, exports
 from wellfed.dashboard.pages import inference
@@ -254,3 +255,21 @@ def test_markup_in_the_address_is_shown_as_text(source: Fixed) -> None:
     page = json.loads(rendered(source, "/<script>alert(1)</script>"))
     assert any("<script>" in str(text) for text in nodes(page, str))
     assert np.isfinite(source.diagnosis.document["totals"]["au"])
+
+
+def test_muted_findings_leave_lists_and_counts_and_come_back(source: Fixed) -> None:
+    notes = Notes()
+    findings = source.diagnosis.document["findings"]
+    for finding in findings:
+        notes.say(finding, "mute", "ada", until=datetime.now(UTC) + timedelta(days=1))
+
+    def told(search: str = "") -> str:
+        page = app.page(source, "/findings", search, notes=notes)
+        return texts(json.loads(json.dumps(list(page.main), cls=plotly.utils.PlotlyJSONEncoder)))
+
+    assert "All findings are muted" in told()
+    assert told("?state=muted").count("muted by ada until") == len(findings)
+    for note in notes.history():
+        notes.undo(note.id, "bo")
+    assert "muted by" not in told("?state=muted")
+    assert f"{len(findings)} findings" in told()

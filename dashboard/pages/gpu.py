@@ -24,6 +24,7 @@ from wellfed.dashboard.parts import (
     time_plot,
     verdict,
 )
+from wellfed.dashboard.remarks import actions, said, standing_pills
 from wellfed.dashboard.series import Signals, aligned, gather
 from wellfed.dashboard.states import states
 from wellfed.dashboard.told import evidence, finding_link, next_steps, pills
@@ -209,6 +210,8 @@ def _panel(view: View, gpu: Mapping[str, Any]) -> Component:
     if mine:
         first = mine[0]
         parts += [
+            actions(view, first),
+            *said(view, first),
             html.H3("Evidence for and against"),
             evidence(first["evidence_for"], first["evidence_against"]),
             html.H3("Do next"),
@@ -232,7 +235,10 @@ def _told(view: View, gpu: Mapping[str, Any], mine: Sequence[Mapping[str, Any]])
         named = html.B(title(first["cause"]))
         where = scope_text(first["scope"])
         return [
-            html.Div([code_badge(family(first["cause"])), *pills(first)], className="vh"),
+            html.Div(
+                [code_badge(family(first["cause"])), *pills(first), *standing_pills(view.standing(first))],
+                className="vh",
+            ),
             verdict("Starved: ", named, f" on {where}, since ", html.B(f"{since:%H:%M}"), f" UTC, {ended}."),
         ]
     if not covered:
