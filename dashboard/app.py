@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -68,7 +69,7 @@ def create_app(source: Source, notes: Notes | None = None, access: Access | None
     _render(app, source, notes)
     _search(app, source)
     _in_browser()
-    _exports(app.server, source)
+    _exports(app.server, source, notes)
     app.server.mount(PREFIX, create_api(source, notes))
     _harden(app.server, access or Access())
     # Deep links serve no assets until Dash has registered its routes.
@@ -183,11 +184,13 @@ def _in_browser() -> None:
     )
 
 
-def _exports(server: Any, source: Source) -> None:
+def _exports(server: Any, source: Source, notes: Notes) -> None:
     @server.get("/export/{name}", include_in_schema=False)  # type: ignore[untyped-decorator]
     async def download(name: str, request: Request) -> Response:
         def make() -> Response:
-            made = export(name, view_of(source, "/efficiency", request.url.query))
+            path = request.query_params.get("path", "/efficiency")
+            view = replace(view_of(source, path, request.url.query, notes=notes), whole=True)
+            made = export(name, view, source.simulated)
             if made is None:
                 return Response(f"there is no export {name}\n", 404, media_type="text/plain")
             file = {"Content-Disposition": f'attachment; filename="{made.filename}"'}

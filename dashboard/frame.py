@@ -33,6 +33,7 @@ _KEYS = (
     ("[ ]", "earlier, later by half a range"),
     ("l", "live tail on or off"),
     ("c", "copy a link that stays as it is"),
+    ("e", "export: tables, charts, report"),
     ("d", "dark or light"),
     ("?", "these keys"),
 )
@@ -97,6 +98,18 @@ def _tools() -> Component:
             html.Div(id="ranges", className="ranges"),
             _button(
                 "live", [html.Span(className="dot"), html.Span("Live", id="age")], "Live tail on or off (l)"
+            ),
+            html.Details(
+                [
+                    html.Summary(
+                        html.Span(className="ic ic-export"),
+                        className="btn",
+                        title="Export (e)",
+                        **{"aria-label": "Export"},
+                    ),
+                    html.Div(id="exports"),
+                ],
+                id="export",
             ),
             _button("copy", html.Span(className="ic ic-copy"), "Copy a link that stays as it is (c)"),
             _button("skin", html.Span(className="ic ic-skin"), "Dark or light (d)"),

@@ -11,10 +11,10 @@ from dash import dcc, html
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.trouble import key
 from wellfed.dashboard.facts import job_names
-from wellfed.dashboard.parts import ROWS, Column, cause_label, sortable, table
+from wellfed.dashboard.parts import Column, cause_label, sortable, table
 from wellfed.dashboard.remarks import mark
-from wellfed.dashboard.view import Component, View, job_path
-from wellfed.dashboard.words import ago, evidence_text, family, hours, money, scope_text, title
+from wellfed.dashboard.view import ROWS, Component, View, job_path
+from wellfed.dashboard.words import Number, ago, evidence_text, family, hours, money, scope_text, title
 
 __all__ = [
     "confidence",
@@ -74,7 +74,7 @@ def severity(name: str) -> Component:
 
 def confidence(value: float) -> Component:
     """Five boxes and the number."""
-    text = f"confidence {value:.2f}"
+    text = Number(f"confidence {value:.2f}", value)
     boxes = [html.I(className="on" if value > i / 5 else "") for i in range(5)]
     return html.Span(boxes, className="conf", title=text, role="img", **{"aria-label": text})
 
@@ -88,7 +88,9 @@ def pills(finding: Mapping[str, Any]) -> list[Component]:
     ]
 
 
-def findings_table(view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "") -> Component:
+def findings_table(
+    view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "", most: int = ROWS
+) -> Component:
     """Findings, the costliest first unless the URL sorts them otherwise."""
     keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "sev": lambda f: (_GRADES.get(f["severity"], 0), f["lost_gpu_seconds"]),
@@ -98,7 +100,7 @@ def findings_table(view: View, findings: Sequence[Mapping[str, Any]], nothing: s
         "conf": lambda f: float(f["confidence"]),
     }
     by, down = sortable(view, "-lost", keys)
-    ordered = sorted(findings, key=keys[by], reverse=down)[:ROWS]
+    ordered = view.first(sorted(findings, key=keys[by], reverse=down), most)
     return table(
         _COLUMNS,
         [_row(view, f) for f in ordered],

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import inspect
+import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import dashboards
 import numpy as np
@@ -18,7 +22,7 @@ from dashboards import EVIL, Fixed
 
 from wellfed.analysis.notes import Notes
 from wellfed.analysis.trouble import key
-from wellfed.dashboard import app, exports
+from wellfed.dashboard import app, exports, tabular
 from wellfed.dashboard.pages import inference
 from wellfed.dashboard.registry import PAGES
 from wellfed.dashboard.search import find
@@ -83,24 +87,63 @@ def test_a_name_that_is_markup_stays_text(source: Fixed) -> None:
     assert EVIL in nodes(json.loads(rendered(source, "/jobs")), str)
 
 
+def exported(source: Fixed, name: str, path: str, search: str = "", simulated: bool = False) -> str:
+    view = replace(app.view_of(source, path, search), whole=True)
+    made = exports.export(name, view, simulated)
+    assert made is not None
+    return made.body.decode()
+
+
 def test_the_report_has_no_markup_of_others_and_nothing_from_elsewhere(source: Fixed) -> None:
-    view = app.view_of(source, "/efficiency", "")
-    for name in exports.EXPORTS:
-        made = exports.export(name, view)
-        assert made is not None
-        assert made.body
-    report = exports.EXPORTS["report.html"](view).body.decode()
-    assert "<img" not in report
-    assert "&lt;img src=x" in report
-    assert not re.search(r"<[^>]*(src|href)=|url\(|<script", report)
+    for path in ("/efficiency", f"/job/{quote(EVIL, safe='')}"):
+        report = exported(source, "report.html", path, simulated=True)
+        assert "<img" not in report
+        assert "&lt;img src=x" in report
+        assert not re.search(r"<[^>]*(src|href)=|url\(|<script", report)
+        assert "SIMULATED DATA" in report
+    view = app.view_of(source, "/", "")
     assert exports.export("nonsense", view) is None
+    assert exports.export("table.csv", view) is None
+    assert exports.export("report.html", app.view_of(source, "/job/none", "")) is None
+
+
+def test_the_diagnosis_is_exported_as_it_is_and_marked_when_it_is_simulated(source: Fixed) -> None:
+    document = source.diagnosis.document
+    assert json.loads(exported(source, "diagnosis.json", "/")) == document
+    marked = json.loads(exported(source, "diagnosis.json", "/", simulated=True))
+    assert "SIMULATED" in marked.pop("warnings")[0]
+    assert marked.items() <= document.items()
+
+
+def test_every_table_of_every_page_is_exported_with_all_rows_and_plain_numbers(source: Fixed) -> None:
+    seen = 0
+    for path in dashboards.paths(source):
+        names = [name for name, _ in tabular.tables(list(app.page(source, path, "").main))]
+        assert len(set(names)) == len(names), path
+        for name in names:
+            rows = list(csv.reader(io.StringIO(exported(source, "table.csv", path, f"table={quote(name)}"))))
+            assert all(rows[0]), (path, name, rows[0])
+            assert {len(row) for row in rows} == {len(rows[0])}, (path, name)
+            seen += len(rows) - 1
+    assert seen > 300
+    text = exported(source, "table.csv", "/jobs", "table=Jobs")
+    jobs = {row["Job"]: row for row in csv.DictReader(io.StringIO(text))}
+    for job in source.diagnosis.document["jobs"]:
+        row = jobs[job["name"] or job["job"]]
+        assert float(row["GPU-h lost"]) == job["lost_seconds"] / 3600
+        assert float(row["Cost ($)"]) == job["cost_lost"]
+
+
+def test_an_export_holds_more_rows_than_the_page_shows(source: Fixed) -> None:
+    view = app.view_of(source, "/findings", "")
+    assert len(source.diagnosis.document["findings"]) > 1
+    shown = view.first(source.diagnosis.document["findings"], 1)
+    assert len(shown) == 1
+    assert len(replace(view, whole=True).first(source.diagnosis.document["findings"], 1)) > 1
 
 
 def test_the_csv_adds_up_to_the_document(source: Fixed) -> None:
-    import csv
-    import io
-
-    text = exports.EXPORTS["efficiency.csv"](app.view_of(source, "/efficiency", "")).body.decode()
+    text = exported(source, "efficiency.csv", "/efficiency")
     rows = list(csv.DictReader(io.StringIO(text)))
     totals = source.diagnosis.document["totals"]
     for by in ("team", "user", "job", "cause"):
@@ -111,8 +154,8 @@ def test_the_csv_adds_up_to_the_document(source: Fixed) -> None:
 
 
 def test_a_spreadsheet_takes_no_name_for_a_formula() -> None:
-    assert exports._harmless("=HYPERLINK(1)") == "'=HYPERLINK(1)"
-    assert exports._harmless("llama-70b") == "llama-70b"
+    assert tabular.harmless("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert [tabular.harmless(name) for name in ("llama-70b", "")] == ["llama-70b", ""]
 
 
 def test_the_numbers_of_the_page_are_those_of_the_document(source: Fixed) -> None:

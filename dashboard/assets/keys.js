@@ -192,6 +192,7 @@
       case "l": press("live"); break;
       case "c": press("copy"); break;
       case "d": press("skin"); break;
+      case "e": api.exports(); event.preventDefault(); break;
       case "?": press("keys"); break;
       case "Enter":
         if (!/^(A|BUTTON|SUMMARY)$/.test(event.target.tagName) && open()) event.preventDefault();

@@ -17,7 +17,6 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, step_for
 from wellfed.dashboard.figures import Array, stacked
 from wellfed.dashboard.parts import (
-    ROWS,
     card,
     cause_label,
     chips,
@@ -30,8 +29,8 @@ from wellfed.dashboard.parts import (
 )
 from wellfed.dashboard.remarks import actions, said, standing_pills
 from wellfed.dashboard.told import evidence, findings_table, next_steps, opened, pills, wanted
-from wellfed.dashboard.view import Component, Page, View, gpu_path, job_path
-from wellfed.dashboard.words import ago, duration, family, hours, money, scope_text, title
+from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, job_path
+from wellfed.dashboard.words import ago, duration, family, hours, money, scope_text, share, title
 
 __all__ = ["body", "detail"]
 
@@ -168,9 +167,9 @@ def _where(view: View, found: Mapping[str, Any]) -> Component:
             dcc.Link(f"{g['host']} · {g['index'] or g['gpu']}", href=view.to(gpu_path(g["host"], g))),
             "culprit" if g["gpu"] in guilty else "waits",
             hours(g["by_cause"].get(found["cause"], 0.0)),
-            "–" if g["au"] is None else f"{g['au']:.0%}",
+            share(g["au"]),
         )
-        for g in gpus[:ROWS]
+        for g in view.first(gpus)
     ]
     more = f" · the first {ROWS} of {len(gpus)}" if len(gpus) > ROWS else ""
     return card(
@@ -180,7 +179,7 @@ def _where(view: View, found: Mapping[str, Any]) -> Component:
             rows,
             "No GPU is named.",
             "GPUs of the finding",
-            hrefs=[view.to(gpu_path(g["host"], g)) for g in gpus[:ROWS]],
+            hrefs=[view.to(gpu_path(g["host"], g)) for g in view.first(gpus)],
         ),
         sub=f"culprits first, then by what they lost{more}",
         classes="pad0",

@@ -35,7 +35,7 @@ def body(view: View) -> Page:
             html.Div([heat_card(view), _causes(view)], className="row2"),
             card(
                 "Findings",
-                findings_table(view, findings[:50]),
+                findings_table(view, findings, most=50),
                 sub=f"{count} open · ranked by GPU-hours lost",
                 right=dcc.Link("All findings", href=view.to("/findings")),
                 classes="pad0",

@@ -18,7 +18,6 @@ from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import states_map
 from wellfed.dashboard.pages.jobs import mostly
 from wellfed.dashboard.parts import (
-    ROWS,
     card,
     code_badge,
     family_class,
@@ -29,7 +28,7 @@ from wellfed.dashboard.parts import (
     verdict,
 )
 from wellfed.dashboard.told import findings_table
-from wellfed.dashboard.view import Component, Page, View, gpu_path
+from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path
 from wellfed.dashboard.waterfall import waterfall
 from wellfed.dashboard.words import family, hours, share, title
 
@@ -290,14 +289,14 @@ def _gpus(view: View, gpus: Sequence[Mapping[str, Any]]) -> Component:
         [
             (
                 dcc.Link(f"{g['host']} · {g['index'] or g['gpu']}", href=view.to(gpu_path(g["host"], g))),
-                "–" if g["au"] is None else f"{g['au']:.0%}",
+                share(g["au"]),
                 hours(g["lost_seconds"]),
                 mostly(g),
             )
-            for g in gpus[:ROWS]
+            for g in view.first(gpus)
         ],
         "No GPU.",
         "GPUs of the job",
-        hrefs=[view.to(gpu_path(g["host"], g)) for g in gpus[:ROWS]],
+        hrefs=[view.to(gpu_path(g["host"], g)) for g in view.first(gpus)],
     )
     return card("GPUs", html.Div(found, className="tall"), sub=more, classes="pad0")
