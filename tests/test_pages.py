@@ -316,3 +316,31 @@ def test_muted_findings_leave_lists_and_counts_and_come_back(source: Fixed) -> N
         notes.undo(note.id, "bo")
     assert "muted by" not in told("?state=muted")
     assert f"{len(findings)} findings" in told()
+
+
+def test_every_chart_has_a_summary_and_a_table_twin(source: Fixed) -> None:
+    charts = 0
+    for path in dashboards.paths(source):
+        page = json.loads(rendered(source, path))
+        cards = [
+            n for n in nodes(page, dict) if "card" in str(n.get("props", {}).get("className", "")).split()
+        ]  # type: ignore[attr-defined]
+        for card in cards:
+            inside = [n["type"] for n in nodes(card, dict) if "type" in n]  # type: ignore[index,operator]
+            drawn = inside.count("Graph")
+            assert inside.count("Figcaption") == drawn, path
+            assert inside.count("Table") >= drawn, path
+            charts += drawn
+    assert charts > 20
+
+
+def test_the_table_of_a_chart_is_exported_point_by_point(source: Fixed) -> None:
+    gpu = source.diagnosis.document["gpus"][0]
+    path = f"/gpu/{gpu['host']}/{gpu['index']}"
+    text = exported(source, "table.csv", path, f"table={quote('Signals of the GPU')}")
+    points = list(csv.DictReader(io.StringIO(text)))
+    assert len(points) > 50
+    active = [float(p["Compute: SM active (%)"]) for p in points if p["Compute: SM active (%)"]]
+    assert len(active) > 50
+    assert all(0 <= value <= 100 for value in active)
+    assert points[0]["Time, UTC"] < points[-1]["Time, UTC"]

@@ -15,7 +15,7 @@ from wellfed.analysis.causes import CAUSES, FAMILIES
 from wellfed.analysis.trouble import find
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, step_for
-from wellfed.dashboard.figures import Array, stacked
+from wellfed.dashboard.figures import Array, Line, stacked
 from wellfed.dashboard.parts import (
     card,
     cause_label,
@@ -29,6 +29,7 @@ from wellfed.dashboard.parts import (
 )
 from wellfed.dashboard.remarks import actions, said, standing_pills
 from wellfed.dashboard.told import evidence, findings_table, next_steps, opened, pills, wanted
+from wellfed.dashboard.twins import series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, job_path
 from wellfed.dashboard.words import ago, duration, family, hours, money, scope_text, share, title
 
@@ -152,6 +153,7 @@ def _lost(view: View, found: Mapping[str, Any]) -> Component:
     return card(
         "GPU-hours lost to it",
         time_plot("lost", figure, 240, summary),
+        series_twin(view, stamps, [Line(title(found["cause"]), lost, "GPU-h")], "GPU-hours lost over time"),
         sub=f"per {duration(step)} on the GPUs it touches",
     )
 

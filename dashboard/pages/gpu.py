@@ -28,6 +28,7 @@ from wellfed.dashboard.remarks import actions, said, standing_pills
 from wellfed.dashboard.series import Signals, aligned, gather
 from wellfed.dashboard.states import states
 from wellfed.dashboard.told import evidence, finding_link, next_steps, pills
+from wellfed.dashboard.twins import pane_lines, series_twin
 from wellfed.dashboard.view import Component, Page, View, gpu_path, host_path, job_path
 from wellfed.dashboard.words import ago, family, hours, money, scope_text, share, title
 
@@ -101,9 +102,11 @@ def _signals(
         className="gsels",
     )
     summary = f"Signals of this GPU; it was waiting in {waiting} of {len(ribbon)} points in time."
+    rows = _panes(view, host, base)
     return card(
         "Signals",
-        time_plot("signals", panes(view.skin, base.stamps, _panes(view, host, base), ribbon), 742, summary),
+        time_plot("signals", panes(view.skin, base.stamps, rows, ribbon), 742, summary),
+        series_twin(view, base.stamps, pane_lines(rows), "Signals of the GPU"),
         sub=f"{view.answer.range.text} · bands mark what the GPU was waiting on",
         right=strip,
         classes="sigc",

@@ -14,6 +14,7 @@ from wellfed.dashboard.figures import Line
 from wellfed.dashboard.panes import Pane, panes
 from wellfed.dashboard.parts import Column, card, missing, sortable, table, time_plot, verdict
 from wellfed.dashboard.series import aligned, gather
+from wellfed.dashboard.twins import pane_lines, series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, host_path
 from wellfed.dashboard.words import count, share, whole
 
@@ -196,7 +197,8 @@ def signals(view: View, host: str) -> Component:
         for pane in rows
     )
     figure = time_plot("signals", panes(view.skin, base.stamps, rows), 112 * len(rows), summary)
-    return card("Signals", figure, sub=f"{step:g} s windows · {view.answer.range.text}", classes="sigc")
+    told = series_twin(view, base.stamps, pane_lines(rows), "Signals of the host")
+    return card("Signals", figure, told, sub=f"{step:g} s windows · {view.answer.range.text}", classes="sigc")
 
 
 def collectors(view: View, host: str) -> Component:

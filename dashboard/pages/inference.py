@@ -25,6 +25,7 @@ from wellfed.dashboard.parts import (
     verdict,
 )
 from wellfed.dashboard.told import findings_table
+from wellfed.dashboard.twins import pane_lines, series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, host_path
 from wellfed.dashboard.words import amount, family, share, whole
 
@@ -291,6 +292,7 @@ def _signals(view: View, chosen: Server) -> Component:
     return card(
         f"Queue, cache and latency of {chosen.server}",
         time_plot("signals", panes(view.skin, stamps, pairs), 560, told),
+        series_twin(view, stamps, pane_lines(pairs), "Signals of the server"),
         sub=f"per {step_for(view.answer, 240):.0f} s",
         classes="sigc",
     )

@@ -13,6 +13,7 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import reporting
 from wellfed.dashboard.figures import Array, Line, lines
 from wellfed.dashboard.parts import bar, card, kpi, table, time_plot, verdict
+from wellfed.dashboard.twins import series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, host_path
 from wellfed.dashboard.words import ago, share, whole
 
@@ -126,7 +127,10 @@ def _over(view: View) -> Component:
         series.append(Line("GPUs", gpus, "GPUs"))
     told = f"{hosts[-1]:.0f} hosts and {gpus[-1]:.0f} GPUs in the newest window" if stamps.size else "nothing"
     return card(
-        "Who reported", time_plot("reports", lines(view.skin, stamps, series), 220, told), sub="per window"
+        "Who reported",
+        time_plot("reports", lines(view.skin, stamps, series), 220, told),
+        series_twin(view, stamps, series, "Hosts and GPUs that reported"),
+        sub="per window",
     )
 
 
