@@ -78,8 +78,8 @@ bench-receiver: $(DEV) packages
 bench-live: $(BASE)
 	$(PY) -m bench.live
 
-score: $(BASE)
-	$(PY) -m wellfed.analysis.score
+score: $(DEV)
+	$(PY) -m bench.score
 
 pictures: $(DEV) packages
 	$(PY) docs/pictures.py

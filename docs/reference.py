@@ -10,7 +10,10 @@ from typing import Any
 import polars as pl
 
 from wellfed import verdicts
+from wellfed.analysis.causes import CAUSES, FAMILIES, Cause
+from wellfed.analysis.evidence import Ramp
 from wellfed.analysis.receiver import REASONS
+from wellfed.analysis.signatures import by_cause
 from wellfed.cli import COMMANDS
 from wellfed.collectors.catalog import DERIVED_OTLP, TABLES, Otlp
 from wellfed.collectors.destination import Destination
@@ -167,12 +170,51 @@ def prometheus_rule() -> str:
     return head + "".join(f"  {line}" if line.strip() else line for line in body.splitlines(keepends=True))
 
 
+def causes() -> str:
+    """Every cause: what it means, when it is named, why that must hold, what to do."""
+    lines = [
+        "# Causes",
+        "",
+        "Generated from the taxonomy and the rules by `make docs`. How a verdict is made:",
+        "[diagnosis.md](diagnosis.md). `lo → hi`: below lo a signal says nothing, from hi on all it can.",
+    ]
+    for family in FAMILIES.values():
+        lines += ["", f"## {family.title} ({family.code})"]
+        for cause in CAUSES.values():
+            if cause.family == family.id:
+                lines += ["", *_cause(cause)]
+    return "\n".join(lines) + "\n"
+
+
+def _cause(cause: Cause) -> list[str]:
+    lines = [f"### `{cause.id}`: {cause.title}", "", cause.meaning]
+    rule = by_cause().get(cause.id)
+    if rule is not None:
+        lines += ["", f"**Why the rule holds.** {rule.why}", ""]
+        lines += [f"* needs {_ramp(r)}" for r in rule.need]
+        lines += ["* needs one of: " + "; ".join(_ramp(r) for r in group) for group in rule.any_of]
+        lines += [f"* supported by {_ramp(r)}" for r in rule.support]
+        lines += [f"* against it: {_ramp(r)}" for r in rule.contra]
+    return [
+        *lines,
+        "",
+        "**What to do.**",
+        "",
+        *(f"{n}. {step}" for n, step in enumerate(cause.next_steps, 1)),
+    ]
+
+
+def _ramp(ramp: Ramp) -> str:
+    return f"{ramp.signal} ({ramp.lo:g} → {ramp.hi:g})"
+
+
 def pages() -> Mapping[Path, str]:
     """Every generated page with its text."""
     return {
         HERE / "metrics.md": metrics(),
         HERE / "commands.md": commands(),
         HERE / "alerts.md": alerts(),
+        HERE / "causes.md": causes(),
         OPERATOR / "rules.yaml": prometheus_rule(),
     }
 

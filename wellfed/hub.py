@@ -18,9 +18,10 @@ from functools import partial
 
 import polars as pl
 
-from wellfed.analysis.live import Live, LookBack, settled
+from wellfed.analysis.live import Live, settled
 from wellfed.analysis.receiver import Limits, Receiver
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
 from wellfed.collectors.http import Endpoint, Response, parse_address
 from wellfed.collectors.web import Web, read_web_config
@@ -61,7 +62,7 @@ def hub(options: Mapping[str, object]) -> int:
         receiver = Receiver(store, Limits(late=min(Limits().late, days * 86_400)))
         stack.callback(receiver.close)
         receiver.remember(_hosts(store))
-        live = Live(store, LookBack(store, price))
+        live = Live(store, Streaming(store, price))
         endpoint = _metrics(str(options["metrics_address"]), web, live, receiver)
         stack.callback(endpoint.close)
         server = OtlpServer(Ingest(receiver, token), listener, _with_grpc(grpc), _tls(web, options))
