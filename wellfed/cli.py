@@ -56,6 +56,14 @@ class Command:
 
 _SOURCES = ("procfs", "sysfs", "collectors", "dcgm_url", "inference_urls", "kueue_url", "array")
 _NODE = ("host", *_SOURCES)
+_PAGES = (
+    "address",
+    "dashboard_token_file",
+    "trusted_proxy",
+    "identity_header",
+    "external_url",
+    "insecure",
+)
 _KEEP = ("data", "retention_days", "retention_bytes")
 _SERVER = (
     "prometheus", "selector", "header", "bearer_token_file", "basic_auth_file", "ca_file", "cert_file",
@@ -69,7 +77,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "up",
             "watch this machine: agent, store and dashboard in one command",
-            ("address", "metrics_address", *_KEEP, *_NODE, "price"),
+            (*_PAGES, "metrics_address", *_KEEP, *_NODE, "price"),
             "wellfed.up:up",
             "wellfed up --price 2.50",
         ),
@@ -77,7 +85,7 @@ COMMANDS: Mapping[str, Command] = {
             "hub",
             "take OTLP from the agents of a cluster: store, verdicts and dashboard",
             (
-                "address",
+                *_PAGES,
                 "otlp_address",
                 "otlp_grpc_address",
                 "token_file",
@@ -94,7 +102,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "demo",
             "the same dashboard over a simulated GPU cluster",
-            ("address", "data", "scenario", "gpus", "seed", "price"),
+            (*_PAGES, "data", "scenario", "gpus", "seed", "price"),
             "wellfed.demo:demo",
             "wellfed demo --gpus 256",
         ),

@@ -31,7 +31,7 @@ from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
 from wellfed.polled import poll
 from wellfed.prices import Prices
-from wellfed.serve import bind, serve
+from wellfed.serve import bind, doorway, serve
 from wellfed.source import reader
 from wellfed.verdicts import hub_families, scrape, verdicts
 
@@ -54,6 +54,7 @@ def hub(options: Mapping[str, object]) -> int:
     with ExitStack() as stack:
         store = stack.enter_context(Store(str(options.get("data") or DEFAULT_DATA)))
         pages = stack.enter_context(bind(str(options["address"])))
+        access = doorway(options, pages)
         listener = stack.enter_context(bind(otlp))
         price, days, size = options.get("price"), options["retention_days"], options["retention_bytes"]
         assert price is None or isinstance(price, Prices)
@@ -79,7 +80,7 @@ def hub(options: Mapping[str, object]) -> int:
         print(f"wellfed: OTLP      {scheme}://{_shown(listener)}/v1/metrics", file=sys.stderr)
         print(f"wellfed: /metrics  {scheme}://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
-        serve(pages, store, price=price, version=lambda: live.updates)
+        serve(pages, store, access, price=price, version=lambda: live.updates)
     return 0
 
 

@@ -230,7 +230,7 @@ def test_exports_are_files_that_open(demo: str, visit, tmp_path: Path) -> None: 
     assert len(rows) > 20
     visit.clean()
     page.goto(files["HTML report"].as_uri())
-    assert "GPU-hours were productive" in page.inner_text("body")
+    assert "Cost and energy by team and user" in page.inner_text("body")
     assert visit.outside == [files["HTML report"].as_uri()]
 
 
