@@ -8,7 +8,7 @@ the others are has changed, or one that must be a number is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import truediv
 
@@ -54,7 +54,7 @@ class _Known:
     pick_keys: Callable[[Sequence[str]], Sequence[str]]
     keys: Sequence[str]
     pick: Callable[[Sequence[str]], Sequence[str]]
-    scaled: Sequence[tuple[int, Callable[[int], float]]]
+    scaled: Mapping[Callable[[int], float], Sequence[int]]
     text: str
     series: Sequence[Foreign]
     divisors: Sequence[float]
@@ -94,8 +94,10 @@ class Template:
             values = known.pick(tokens)
         if known.scaled:
             values = list(values)
-            for place, scale in known.scaled:
-                values[place] = repr(scale(int(values[place])))
+            for scale, places in known.scaled.items():
+                whole = map(int, [values[place] for place in places])
+                for place, text in zip(places, map(repr, map(scale, whole)), strict=True):
+                    values[place] = text
         return known, tuple(values)
 
     def _learn(self, text: str, tokens: Sequence[str]) -> _Known:
@@ -106,7 +108,7 @@ class Template:
         order: list[int] = []
         keys: list[int] = []
         places: list[int] = []
-        scaled: list[tuple[int, Callable[[int], float]]] = []
+        scaled: dict[Callable[[int], float], list[int]] = {}
         for block in self._layout(text):
             keys += block.keys
             family = ""
@@ -120,7 +122,7 @@ class Template:
                         lines += self._header(one)
                     if isinstance(place, int):
                         if one.scale is not None:
-                            scaled.append((len(places), one.scale))
+                            scaled.setdefault(one.scale, []).append(len(places))
                         order.append(len(places))
                         places.append(place)
                         divisors.append(float("1" + one.exponent.replace("e-", "e")))
