@@ -7,6 +7,7 @@ OpenTelemetry specification, "OTLP Exporter configuration".
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from dataclasses import dataclass, field
 from wellfed.errors import UserError
 
 __all__ = ["Destination", "destination", "interval", "resource"]
+
+
+#: A header's name (RFC 9110, 5.1).
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,12 @@ def destination(endpoint: str | None, environ: Mapping[str, str]) -> Destination
     url = full or base
     if not url:
         return None
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or not _printable(url):
         raise UserError(f"OTLP endpoint {url!r}: write it as http://host:4318")
     # The general endpoint names a base, the one for metrics the whole path.
     if protocol == "http/protobuf" and not full and not parts.path.rstrip("/").endswith("/v1/metrics"):
@@ -58,16 +67,26 @@ def destination(endpoint: str | None, environ: Mapping[str, str]) -> Destination
         raise UserError(
             f"OTEL_EXPORTER_OTLP_TIMEOUT is {variable('TIMEOUT')!r}: write milliseconds"
         ) from None
+    said = _pairs(variable("HEADERS"), "OTEL_EXPORTER_OTLP_HEADERS")
+    headers = {name: text.strip() for name, text in said.items()}
+    for name, text in headers.items():
+        if not _TOKEN.fullmatch(name) or not _printable(text.replace(" ", "")):
+            # Never the value: it is a secret more often than not.
+            raise UserError(f"OTEL_EXPORTER_OTLP_HEADERS: {name!r} is no header that HTTP can carry")
     return Destination(
         url,
         protocol,
-        _pairs(variable("HEADERS"), "OTEL_EXPORTER_OTLP_HEADERS"),
+        headers,
         timeout,
         (variable("COMPRESSION") or "gzip") == "gzip",
         variable("CERTIFICATE"),
         variable("CLIENT_KEY"),
         variable("CLIENT_CERTIFICATE"),
     )
+
+
+def _printable(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def interval(environ: Mapping[str, str]) -> float:

@@ -132,9 +132,16 @@ def test_the_standard_variables() -> None:
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "grpc"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "milliseconds"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_HEADERS": "x"}, "name=value"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:port"}, "write it as http"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/a b"}, "write it as http"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_HEADERS": "x=hush%0A!"},
+            "'x' is no",
+        ),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as error:
             destination(None, wrong)
+        assert "hush" not in str(error.value)
 
 
 def test_the_resource_says_who_we_are_and_the_user_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
