@@ -46,10 +46,11 @@ class Block:
 class _Known:
     """A layout: how many tokens, what the keys are, which tokens go where, which of those are converted.
 
-    divisors: of the values as numbers, by their exponents. arrange: from the values, then constants, to the
-    values of series; None where there is no constant.
+    as_lines: it is for text, not for series. divisors: of the values as numbers, by their exponents.
+    arrange: from the values, then constants, to the values of series; None where there is no constant.
     """
 
+    as_lines: bool
     count: int
     pick_keys: Callable[[Sequence[str]], Sequence[str]]
     keys: Sequence[str]
@@ -73,24 +74,29 @@ class Template:
 
     def render(self, text: str) -> str:
         """Complete lines without the last line's end, "" where there is nothing. Raises ValueError."""
-        known, values = self._values(text)
+        known, values = self._values(text, lines=True)
         return known.text % values
 
     def points(self, text: str) -> tuple[Sequence[Foreign], Sequence[float]]:
         """The same as series, which are the same object while the same things are there, and their values."""
-        known, values = self._values(text)
+        known, values = self._values(text, lines=False)
         # A number divided by a power of ten is the float nearest to its text with that exponent.
         numbers = list(map(truediv, map(float, values), known.divisors))
         return known.series, known.arrange([*numbers, *known.constants]) if known.arrange else numbers
 
-    def _values(self, text: str) -> tuple[_Known, tuple[str, ...]]:
+    def _values(self, text: str, *, lines: bool) -> tuple[_Known, tuple[str, ...]]:
         tokens = text.split()
         known = self._known
-        if known is None or len(tokens) != known.count or known.pick_keys(tokens) != known.keys:
-            known = self._known = self._learn(text, tokens)
+        if (
+            known is None
+            or known.as_lines != lines
+            or len(tokens) != known.count
+            or known.pick_keys(tokens) != known.keys
+        ):
+            known = self._known = self._learn(text, tokens, lines)
         values = known.pick(tokens)
         if not _numbers(values):
-            known = self._known = self._learn(text, tokens)
+            known = self._known = self._learn(text, tokens, lines)
             values = known.pick(tokens)
         if known.scaled:
             values = list(values)
@@ -100,7 +106,8 @@ class Template:
                     values[place] = text
         return known, tuple(values)
 
-    def _learn(self, text: str, tokens: Sequence[str]) -> _Known:
+    def _learn(self, text: str, tokens: Sequence[str], as_lines: bool) -> _Known:
+        # Lines or series: nobody wants both of one template, and either takes half a megabyte.
         lines: list[str] = []
         series: list[Foreign] = []
         divisors: list[float] = []
@@ -117,7 +124,7 @@ class Template:
                     place = row[number] if number < len(row) else ""
                     if place == "" or (isinstance(place, int) and not _numbers([tokens[place]])):
                         continue
-                    if one.family != family:
+                    if as_lines and one.family != family:
                         family = one.family
                         lines += self._header(one)
                     if isinstance(place, int):
@@ -129,11 +136,14 @@ class Template:
                     else:
                         constants.append(float(place))
                         order.append(-len(constants))
-                    told = place if isinstance(place, str) else f"%s{one.exponent}"
-                    lines.append(f"{self._name(one, labels)} {told}")
-                    series.append(_foreign(one, labels))
+                    if as_lines:
+                        told = place if isinstance(place, str) else f"%s{one.exponent}"
+                        lines.append(f"{self._name(one, labels)} {told}")
+                    else:
+                        series.append(_foreign(one, labels))
         pick = getter(keys)
         return _Known(
+            as_lines,
             len(tokens),
             pick,
             pick(tokens),
