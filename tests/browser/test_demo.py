@@ -47,6 +47,17 @@ def test_each_page_opens_cold_and_clean(demo: str, visit, path: str) -> None:  #
     visit.clean()
 
 
+def test_a_finding_opens_cold_by_its_link(demo: str, visit) -> None:  # type: ignore[no-untyped-def]
+    page = visit.open(demo + "/findings?from=15m")
+    link = page.get_attribute("main tr[data-href]", "data-href")
+    page.goto("about:blank")
+    page = visit.open(demo + link)
+    page.wait_for_selector("h3:has-text('Do next')")
+    page.wait_for_selector("main button:has-text('Acknowledge')")
+    assert page.locator("h1").count() == 1
+    visit.clean()
+
+
 def test_a_finding_opens_from_the_list_by_keyboard_alone(demo: str, visit) -> None:  # type: ignore[no-untyped-def]
     page = visit.open(demo + "/?from=15m")
     page.keyboard.press("g")
