@@ -29,9 +29,9 @@ from wellfed.prices import Prices
 __all__ = ["Partial", "Segment", "combine", "map_segment", "plan"]
 
 #: Hours before a segment that are read to learn what is normal there.
-WARM = 1
+WARM = 2
 #: Rows of `gpu` that a segment holds at most, unless it is one hour already.
-ROWS = 400_000
+ROWS = 3_000_000
 _HOUR = timedelta(hours=1)
 _TICK = timedelta(milliseconds=1)
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wellfed.collectors.registry import Roots
 from wellfed.collectors.slot import Slot
 
-__all__ = ["PATIENCE", "Crews", "next_tick"]
+__all__ = ["PATIENCE", "SHARED_INTERVAL", "Crews", "next_tick"]
 
 #: Seconds after which a read has kept the others waiting for long enough.
 PATIENCE = 0.5
@@ -33,10 +33,13 @@ def next_tick(now: float, interval: float, last: float) -> float:
 class _Crew:
     """Collectors that take turns on one thread."""
 
-    def __init__(self, slots: Sequence[Slot], roots: Roots, stop: threading.Event) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], roots: Roots, stop: threading.Event, turned: Callable[[], None]
+    ) -> None:
         self.slots = tuple(slots)
         self._roots = roots
         self._stop = stop
+        self._turned = turned
         name = self.slots[0].collector.name if len(self.slots) == 1 else "collectors"
         self.thread = threading.Thread(target=self._run, name=f"wellfed-{name}", daemon=True)
         self.thread.start()
@@ -53,6 +56,7 @@ class _Crew:
                 return
             last = tick
             self._turn(tick)
+            self._turned()
 
     def _turn(self, now: float) -> None:
         mine = self.slots
@@ -76,11 +80,16 @@ class _Crew:
 
 
 class Crews:
-    """All threads of a sampler. Call `watch` about once a second."""
+    """All threads of a sampler. Call `watch` about once a second. turned: called by a thread that has read
+    all that it reads.
+    """
 
-    def __init__(self, slots: Sequence[Slot], roots: Roots, stop: threading.Event) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], roots: Roots, stop: threading.Event, turned: Callable[[], None]
+    ) -> None:
         self._roots = roots
         self._stop = stop
+        self._turned = turned
         intervals: dict[float, list[Slot]] = {}
         alone = []
         for slot in slots:
@@ -88,7 +97,7 @@ class Crews:
                 intervals.setdefault(slot.collector.interval, []).append(slot)
             else:
                 alone.append([slot])
-        self._crews = [_Crew(group, roots, stop) for group in [*intervals.values(), *alone]]
+        self._crews = [_Crew(group, roots, stop, turned) for group in [*intervals.values(), *alone]]
 
     def watch(self) -> None:
         """Gives those who wait behind a hanging read a thread of their own."""
@@ -96,7 +105,7 @@ class Crews:
         for crew in list(self._crews):
             rest = crew.split(now)
             if rest:
-                self._crews.append(_Crew(rest, self._roots, self._stop))
+                self._crews.append(_Crew(rest, self._roots, self._stop, self._turned))
 
     def join(self, timeout: float) -> None:
         """Waits for the threads; one that hangs in the kernel is left behind (it is a daemon)."""

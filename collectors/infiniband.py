@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from wellfed.collectors.files import RECHECK, STALE, Held, count
+from wellfed.collectors.files import RECHECK, STALE, Held, count, tell
 from wellfed.collectors.registry import Roots, Row, register
 from wellfed.collectors.unwrap import Unwrap
 
@@ -82,7 +82,7 @@ class _Counter:
     path: str
     words: bool
     unwrap: Unwrap | None
-    text: bytes | None = None
+    text: bytes | OSError | None = None
     value: float | None = None
 
 
@@ -91,6 +91,7 @@ class _Port:
     name: str
     path: str
     counters: tuple[_Counter, ...]
+    paths: tuple[str, ...]
     info: dict[str, str] = field(default_factory=dict)
     state: bytes | None = None
     rate: float | None = None
@@ -162,40 +163,45 @@ class Infiniband:
             if file
         )
         link = _LINKS.get((self._text(f"{path}/link_layer") or b"").strip())
-        return _Port(name, path, counters, {"link": link} if link else {})
+        paths = (*(counter.path for counter in counters), f"{path}/state")
+        return _Port(name, path, counters, paths, {"link": link} if link else {})
 
     def _unwrap(self, path: str, file: str) -> Unwrap | None:
         return self._unwraps.setdefault(f"{path}/{file}", Unwrap()) if _SHORT.fullmatch(file) else None
 
     def _row(self, port: _Port) -> Row:
-        values: dict[str, float | None] = {c.column: self._value(c) for c in port.counters}
-        state = self._text(f"{port.path}/state")
-        if state != port.state or self._reads % RECHECK == 0:
-            port.state, port.rate = state, self._rate(f"{port.path}/rate")
-        values["up"] = None if state is None else float(state.partition(b":")[0].strip() == b"4")
+        *texts, state = self._held.together(port.path, port.paths)
+        values: dict[str, float | None] = {}
+        for counter, text in zip(port.counters, texts, strict=True):
+            # What has not changed is not parsed again: most of a card's counters are errors.
+            if text != counter.text:
+                counter.value = self._value(counter, text)
+                counter.text = text
+            values[counter.column] = counter.value
+        if isinstance(state, OSError) and not isinstance(state, FileNotFoundError):
+            raise state
+        known = None if isinstance(state, OSError) else state
+        if known != port.state or self._reads % RECHECK == 0:
+            port.state, port.rate = known, self._rate(f"{port.path}/rate")
+        values["up"] = None if known is None else float(known.partition(b":")[0].strip() == b"4")
         values["rate_bps"] = port.rate
+        tell(port.path, port.paths, [*texts, state])
         return Row("port", (port.name,), values, dict(port.info))
 
-    def _value(self, counter: _Counter) -> float | None:
+    def _value(self, counter: _Counter, text: bytes | OSError) -> float | None:
+        if isinstance(text, OSError):
+            if text.errno not in _UNSUPPORTED:
+                raise text
+            return None
         try:
-            text = self._held.read(counter.path)
-            # What has not changed is not parsed again: most of a card's counters are errors.
-            if text == counter.text:
-                return counter.value
             number = parse_number(text)
         except ValueError as error:
             raise ValueError(f"{counter.path}: {error}") from error
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            return None
-        counter.text, counter.value = text, None
         if number is None or (counter.words and number == _SATURATED_WORDS):
             return None
         if counter.unwrap is not None:
             number = counter.unwrap(number)
-        counter.value = float(number * WORD_BYTES if counter.words else number)
-        return counter.value
+        return float(number * WORD_BYTES if counter.words else number)
 
     def _rate(self, path: str) -> float | None:
         text = self._text(path)

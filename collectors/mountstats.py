@@ -9,7 +9,7 @@ to pNFS data servers are not in this file: their bytes and operations are, their
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wellfed.collectors.files import count, counts, host_view
@@ -17,9 +17,14 @@ from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Mountstats", "NfsMount", "parse"]
 
-_READS = frozenset({b"READ", b"READ_PLUS"})
-_WRITES = frozenset({b"WRITE"})
-_NEITHER = frozenset({b"COMMIT", b"NULL"})
+#: What an operation counts as, where it is not metadata.
+_KINDS = {b"READ": "read", b"READ_PLUS": "read", b"WRITE": "write", b"COMMIT": "", b"NULL": ""}
+#: Columns of a kind: its operations, then which times of them.
+_COLUMNS = {
+    "read": ("reads", "queue", "rtt", "exec"),
+    "write": ("writes", "rtt", "exec"),
+    "metadata": ("metadata_ops", "rtt", "exec"),
+}
 #: Position of the backlog in an xprt line, counted from the protocol.
 _BACKLOG = {b"tcp": 10, b"rdma": 10, b"udp": 7, b"local": 9}
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -40,43 +45,53 @@ class NfsMount:
         """The host before `:/export`."""
         return self.device.partition(":/")[0].strip("[]")
 
-    def add(self, **amounts: float) -> None:
+    def add(self, amounts: Mapping[str, float]) -> None:
         """Adds to the totals."""
         for column, amount in amounts.items():
             self.totals[column] = self.totals.get(column, 0.0) + amount
 
 
-def parse(text: bytes) -> list[NfsMount]:
-    """The NFS mounts of a mountstats file. Raises ValueError."""
+#: Lines of operations -> name and numbers.
+Known = dict[bytes, tuple[bytes, list[int]]]
+
+
+def parse(text: bytes, known: Known | None = None) -> list[NfsMount]:
+    """The NFS mounts of a mountstats file. Raises ValueError.
+
+    known: what operations' lines of the last text said, which most of this text's say again; replaced.
+    """
     mounts: list[NfsMount] = []
     current: NfsMount | None = None
-    whole = {"reads", "writes", "read_bytes"}
-    operations = False
+    lines: Known = {}
+    operations: list[tuple[bytes, list[int]]] | None = None
     for line in text.splitlines():
         if line.startswith(b"device "):
-            current = _mount(line)
-            operations = False
+            _close(current, operations)
+            current, operations = _mount(line), None
             if current is not None:
                 mounts.append(current)
         elif current is None or not line.strip():
             continue
+        elif operations is not None:
+            found = (known or {}).get(line) or _operation(current, line)
+            if found is not None:
+                lines[line] = found
+                operations.append(found)
         elif line.strip() == b"per-op statistics":
-            operations = True
+            operations = []
         else:
-            name, colon, rest = line.strip().partition(b":")
-            if operations and colon:
-                _operation(current, name, _numbers(rest.split(), line))
-            elif name == b"bytes":
+            name, _, rest = line.strip().partition(b":")
+            if name == b"bytes":
                 _bytes(current, _numbers(rest.split(), line))
             elif name == b"xprt":
                 _transport(current, rest.split())
+    _close(current, operations)
+    if known is not None:
+        known.clear()
+        known.update(lines)
     for mount in mounts:
-        if not whole <= mount.totals.keys():
+        if not {"reads", "writes", "read_bytes"} <= mount.totals.keys():
             raise ValueError(f"{mount.mount}: expected bytes, READ and WRITE; the file ends early")
-        # Milliseconds are summed as the integers they are.
-        for column in mount.totals:
-            if column.endswith("_seconds"):
-                mount.totals[column] /= 1000.0
     return mounts
 
 
@@ -109,31 +124,43 @@ def _bytes(mount: NfsMount, n: list[int]) -> None:
     # are what crossed the wire, direct I/O included.
     if len(n) < 6:
         raise ValueError(f"{mount.mount}: bytes has {len(n)} numbers, expected 6 or more")
-    mount.add(read_bytes=n[4], written_bytes=n[5])
+    mount.add({"read_bytes": n[4], "written_bytes": n[5]})
 
 
 def _transport(mount: NfsMount, fields: list[bytes]) -> None:
     # Only the one number: the idle time beside it may be negative.
     at = _BACKLOG.get(fields[0] if fields else b"")
     if at is not None and len(fields) > at:
-        mount.add(backlog=count(fields[at]))
+        mount.add({"backlog": count(fields[at])})
 
 
-def _operation(mount: NfsMount, name: bytes, n: list[int]) -> None:
+def _operation(mount: NfsMount, line: bytes) -> tuple[bytes, list[int]] | None:
     # operations, transmissions, major timeouts, bytes sent, bytes received, then milliseconds queued,
     # on the wire and in all; kernels since 5.2 add errors.
-    if len(n) < 8:
-        raise ValueError(f"{mount.mount}: {name!r} has {len(n)} numbers, expected 8 or more")
-    done, sent, timeouts = n[:3]
-    queued, rtt, whole = n[5:8]
-    mount.operations += done
-    mount.add(retransmits=max(0, sent - done), timeouts=timeouts)
-    if name in _READS:
-        mount.add(reads=done, read_queue_seconds=queued, read_rtt_seconds=rtt, read_exec_seconds=whole)
-    elif name in _WRITES:
-        mount.add(writes=done, write_rtt_seconds=rtt, write_exec_seconds=whole)
-    elif name not in _NEITHER:
-        mount.add(metadata_ops=done, metadata_rtt_seconds=rtt, metadata_exec_seconds=whole)
+    name, colon, rest = line.strip().partition(b":")
+    if not colon:
+        return None
+    numbers = _numbers(rest.split(), line)
+    if len(numbers) < 8:
+        raise ValueError(f"{mount.mount}: {name!r} has {len(numbers)} numbers, expected 8 or more")
+    return name, numbers
+
+
+def _close(mount: NfsMount | None, operations: Sequence[tuple[bytes, list[int]]] | None) -> None:
+    """Adds up a mount's operations."""
+    if mount is None or not operations:
+        return
+    mount.operations = sum(numbers[0] for _, numbers in operations)
+    timeouts = sum(numbers[2] for _, numbers in operations)
+    retransmits = sum(n[1] - n[0] for _, n in operations if n[1] > n[0])
+    mount.add({"retransmits": retransmits, "timeouts": timeouts})
+    for kind, (first, *times) in _COLUMNS.items():
+        chosen = [numbers for name, numbers in operations if _KINDS.get(name, "metadata") == kind]
+        if chosen:
+            made, _, _, _, _, queued, trip, whole = [sum(column) for column in zip(*chosen, strict=False)][:8]
+            # Milliseconds are summed as the integers they are.
+            seconds = {"queue": queued / 1000.0, "rtt": trip / 1000.0, "exec": whole / 1000.0}
+            mount.add({first: made, **{f"{kind}_{time}_seconds": seconds[time] for time in times}})
 
 
 @register
@@ -149,6 +176,7 @@ class Mountstats:
         self.reason = ""
         self.remedy = ""
         self._last: dict[str, tuple[int, float]] = {}
+        self._lines: Known = {}
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """One row a mount; several on one mount point are one row."""
@@ -157,7 +185,7 @@ class Mountstats:
             self.reason, self.remedy = f"no {path}", "mount procfs, or name it with --procfs"
             return []
         try:
-            mounts = _by_point(parse(text))
+            mounts = _by_point(parse(text, self._lines))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         self.reason = "" if mounts else f"no NFS mount in {path}"
@@ -189,6 +217,6 @@ def _by_point(mounts: Iterable[NfsMount]) -> list[NfsMount]:
     for mount in mounts:
         known = points.setdefault(mount.mount, mount)
         if known is not mount:
-            known.add(**mount.totals)
+            known.add(mount.totals)
             known.operations += mount.operations
     return list(points.values())

@@ -8,6 +8,7 @@ to left. Cost: 10 us a GPU. Privilege: none. MEM_CLOCK and MEM_COPY_UTIL are not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from wellfed.collectors.exposition import Family, Foreign, labelled
 from wellfed.collectors.names import GROUPS, MIB, Name
@@ -34,6 +35,21 @@ for _group in GROUPS:
             _FIELDS.setdefault(_name.metric, _name)
 
 
+@dataclass(slots=True)
+class _Named:
+    """A GPU and its series, as long as what they are called by stays the same."""
+
+    info: dict[str, str]
+    job: dict[str, str]
+    labels: tuple[tuple[str, str], ...]
+    known: dict[str, Foreign]
+
+    def series(self, metric: str, kind: str, text: str) -> Foreign:
+        """The one of that metric."""
+        found = self.known.get(metric)
+        return found or self.known.setdefault(metric, Foreign(metric, kind, text, self.labels))
+
+
 class DcgmNames:
     """Keeps what the counters were, for the gauges that are means."""
 
@@ -42,39 +58,48 @@ class DcgmNames:
         self._at = 0.0
         self._values: dict[str, dict[str, float]] = {}
         self._levels: dict[str, dict[str, float]] = {}
+        self._named: dict[str, _Named] = {}
 
     def families(self, rows: Sequence[Row], now: float) -> list[Family]:
         """Families of the NVIDIA GPUs among rows. now: seconds of a clock that only grows."""
         found: dict[str, Family] = {}
         # All series of a GPU share one tuple of labels.
         texts: dict[int, str] = {}
-        for one, value in self.points(rows, now):
+        for one, value in zip(*self.points(rows, now), strict=True):
             name = one.name.removesuffix("_total")
             family = found.get(name) or found.setdefault(name, Family(name, one.kind, one.help, []))
             text = texts.get(id(one.labels)) or texts.setdefault(id(one.labels), labelled(one.labels))
             family.samples.append((text, value))
         return list(found.values())
 
-    def points(self, rows: Sequence[Row], now: float) -> list[tuple[Foreign, float]]:
+    def points(self, rows: Sequence[Row], now: float) -> tuple[list[Foreign], list[float]]:
         """Series and values, those of one metric together."""
         gpus = [row for row in rows if row.table == "gpu" and row.info.get("vendor") == "nvidia"]
         pods = {row.key[0]: row.info for row in rows if row.table == "job"}
         if now - self._at >= SHORTEST:
             self._advance(gpus, now)
-        labels = {row.key[0]: self._labels(row, pods.get(row.info.get("job", ""), {})) for row in gpus}
+        self._named = {row.key[0]: self._name(row, pods.get(row.info.get("job", ""), {})) for row in gpus}
+        named = list(zip(gpus, self._named.values(), strict=True))
         found = [
-            (Foreign(metric, name.kind, f"Our {name.column}, in DCGM's unit", labels[row.key[0]]), value)
+            (one.series(metric, name.kind, f"Our {name.column}, in DCGM's unit"), value)
             for metric, name in _FIELDS.items()
-            for row in gpus
+            for row, one in named
             if (value := self._value(row, name)) is not None
         ]
         text = "Our memory_total_bytes less memory_used_bytes, in MiB"
-        return found + [
-            (Foreign(_FREE, "gauge", text, labels[row.key[0]]), (total - used) / MIB)
-            for row in gpus
+        found += [
+            (one.series(_FREE, "gauge", text), (total - used) / MIB)
+            for row, one in named
             if (total := row.values.get("memory_total_bytes")) is not None
             and (used := row.values.get("memory_used_bytes")) is not None
         ]
+        return [one for one, _ in found], [value for _, value in found]
+
+    def _name(self, row: Row, job: dict[str, str]) -> _Named:
+        known = self._named.get(row.key[0])
+        if known is not None and (known.info, known.job) == (row.info, job):
+            return known
+        return _Named(dict(row.info), dict(job), self._labels(row, job), {})
 
     def _value(self, row: Row, name: Name) -> float | None:
         if name.use == "level":

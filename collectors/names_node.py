@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from wellfed.collectors.exposition import Foreign, labelled
-from wellfed.collectors.files import RECHECK, Held, Recent, host_view, read
+from wellfed.collectors.files import RECHECK, Recent, host_view, read
 from wellfed.collectors.names_node_tables import (
     CPU_MODES,
     DISK,
@@ -48,7 +48,6 @@ class NodeNames:
 
     def __init__(self, openmetrics: bool, labels: Sequence[tuple[str, str]] = ()) -> None:
         self._recent = Recent()
-        self._held = Held()
         self._once: dict[str, str] = {}
         self._ports: list[_Port] = []
         self._devices: list[str] = []
@@ -125,8 +124,9 @@ class NodeNames:
         tokens = []
         for port in self._ports:
             tokens.append(port.key)
-            tokens += self._recent.held(port.counters, self._held, _MISSING)
-            tokens += [_first(word) for word in self._recent.held(port.words, self._held, _MISSING)]
+            texts = self._recent.together(port.folder, port.paths, _MISSING)
+            tokens += texts[: port.counters]
+            tokens += map(_first, texts[port.counters :])
         # What comes or goes changes this number, which is a key of the layout.
         text = b" ".join(tokens).replace(b"N/A (no PMA)", _MISSING)
         return (text + b" %d" % text.count(_MISSING)).decode()
@@ -171,13 +171,13 @@ class _Port:
     def __init__(self, root: str, device: str, port: str) -> None:
         self.device, self.port = device, port
         self.key = f"{device}/{port}".encode()
-        folder = f"{root}/{device}/ports/{port}"
-        there = [(f"{folder}/{file}", one) for file, one in INFINIBAND]
+        self.folder = f"{root}/{device}/ports/{port}"
+        there = [(f"{self.folder}/{file}", one) for file, one in INFINIBAND]
         there = [(path, one) for path, one in there if os.path.exists(path)]
-        self.counters = [path for path, one in there if one.kind == "counter"]
-        self.words = [path for path, one in there if one.kind != "counter"]
-        self.fields = [one for _, one in there if one.kind == "counter"]
-        self.fields += [one for _, one in there if one.kind != "counter"]
+        there.sort(key=lambda pair: pair[1].kind != "counter")
+        self.paths = [path for path, _ in there]
+        self.fields = [one for _, one in there]
+        self.counters = sum(one.kind == "counter" for one in self.fields)
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import truediv
 
 from wellfed.collectors.exposition import Foreign, getter, labelled
 from wellfed.collectors.names_node_tables import Field
@@ -43,7 +44,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A layout: how many tokens, what the keys are, which tokens go where, which of those are converted."""
+    """A layout: how many tokens, what the keys are, which tokens go where, which of those are converted.
+
+    divisors: of the values as numbers, by their exponents. arrange: from the values, then constants, to the
+    values of series; None where there is no constant.
+    """
 
     count: int
     pick_keys: Callable[[Sequence[str]], Sequence[str]]
@@ -52,7 +57,9 @@ class _Known:
     scaled: Sequence[tuple[int, Callable[[int], float]]]
     text: str
     series: Sequence[Foreign]
-    numbers: str
+    divisors: Sequence[float]
+    constants: Sequence[float]
+    arrange: Callable[[Sequence[float]], Sequence[float]] | None
 
 
 class Template:
@@ -69,10 +76,12 @@ class Template:
         known, values = self._values(text)
         return known.text % values
 
-    def points(self, text: str) -> tuple[Sequence[Foreign], list[float]]:
+    def points(self, text: str) -> tuple[Sequence[Foreign], Sequence[float]]:
         """The same as series, which are the same object while the same things are there, and their values."""
         known, values = self._values(text)
-        return known.series, list(map(float, (known.numbers % values).split()))
+        # A number divided by a power of ten is the float nearest to its text with that exponent.
+        numbers = list(map(truediv, map(float, values), known.divisors))
+        return known.series, known.arrange([*numbers, *known.constants]) if known.arrange else numbers
 
     def _values(self, text: str) -> tuple[_Known, tuple[str, ...]]:
         tokens = text.split()
@@ -92,7 +101,9 @@ class Template:
     def _learn(self, text: str, tokens: Sequence[str]) -> _Known:
         lines: list[str] = []
         series: list[Foreign] = []
-        numbers: list[str] = []
+        divisors: list[float] = []
+        constants: list[float] = []
+        order: list[int] = []
         keys: list[int] = []
         places: list[int] = []
         scaled: list[tuple[int, Callable[[int], float]]] = []
@@ -110,13 +121,27 @@ class Template:
                     if isinstance(place, int):
                         if one.scale is not None:
                             scaled.append((len(places), one.scale))
+                        order.append(len(places))
                         places.append(place)
-                    numbers.append(place if isinstance(place, str) else f"%s{one.exponent}")
-                    lines.append(f"{self._name(one, labels)} {numbers[-1]}")
+                        divisors.append(float("1" + one.exponent.replace("e-", "e")))
+                    else:
+                        constants.append(float(place))
+                        order.append(-len(constants))
+                    told = place if isinstance(place, str) else f"%s{one.exponent}"
+                    lines.append(f"{self._name(one, labels)} {told}")
                     series.append(_foreign(one, labels))
-        pick, text = getter(keys), "\n".join(lines)
+        pick = getter(keys)
         return _Known(
-            len(tokens), pick, pick(tokens), getter(places), scaled, text, series, " ".join(numbers)
+            len(tokens),
+            pick,
+            pick(tokens),
+            getter(places),
+            scaled,
+            "\n".join(lines),
+            series,
+            divisors,
+            constants[::-1],
+            getter(order) if constants else None,
         )
 
     def _name(self, one: Field, labels: Labels) -> str:
@@ -142,5 +167,4 @@ def _foreign(one: Field, labels: Labels) -> Foreign:
 
 def _numbers(values: Sequence[str]) -> bool:
     """Whether every token is a whole number, as far as a look at all digits together can tell."""
-    digits = "".join(values).replace("-", "")
-    return (digits.isascii() and digits.isdigit()) or not values
+    return "".join(values).replace("-", "").encode().isdigit() or not values

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from wellfed.collectors.files import RECHECK, Held, count, read
+from wellfed.collectors.files import RECHECK, Held, count, counts, read
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Interface", "Network", "parse_dev", "parse_snmp", "physical"]
@@ -47,7 +47,7 @@ def parse_dev(text: bytes) -> dict[str, Interface]:
         fields = rest.split()
         if not colon or len(fields) < 16:
             raise ValueError(f"expected `name: 16 numbers`, found {line[:60]!r}")
-        wanted = (count(fields[at]) for at in (0, 2, 8, 11))
+        wanted = counts([fields[0], fields[2], fields[8], fields[11]])
         out[name.strip().decode("utf-8", "replace")] = Interface(*wanted)
     return out
 
@@ -85,6 +85,8 @@ class Network:
         self._seen: frozenset[str] = frozenset()
         self._physical: list[str] = []
         self._real = False
+        self._ethernet: list[str] = []
+        self._files: list[str] = []
         self._held = Held()
         self._rates: dict[str, tuple[bytes | None, float | None]] = {}
         self._reads = 0
@@ -105,6 +107,7 @@ class Network:
             self._physical, self._real = physical(roots.sys, interfaces)
             self._rates.clear()
             self._held.close()
+            self._find(f"{roots.sys}/class/net")
         values = _tcp(f"{roots.proc}/net/snmp")
         if self._physical:
             values["net_rx_bytes"] = float(sum(interfaces[name].rx_bytes for name in self._physical))
@@ -117,16 +120,23 @@ class Network:
         """Closes the files held open."""
         self._held.close()
 
-    def _ports(self, sys: str, interfaces: Mapping[str, Interface]) -> Iterable[Row]:
-        for name in self._physical:
-            base = f"{sys}/class/net/{name}"
-            # IP over InfiniBand is traffic of a port that the infiniband collector has already.
-            if self._text(f"{base}/type") in (None, _ETHERNET):
-                yield self._port(base, name, interfaces[name])
+    def _find(self, root: str) -> None:
+        # IP over InfiniBand is traffic of a port that the infiniband collector has already.
+        self._ethernet = [n for n in self._physical if self._text(f"{root}/{n}/type") in (None, _ETHERNET)]
+        files = [f"{root}/{n}/{file}" for n in self._ethernet for file in ("operstate", "carrier_down_count")]
+        self._files = [path for path in files if os.path.exists(path)]
 
-    def _port(self, base: str, name: str, interface: Interface) -> Row:
-        state = self._text(f"{base}/operstate")
-        downs = self._text(f"{base}/carrier_down_count")
+    def _ports(self, sys: str, interfaces: Mapping[str, Interface]) -> Iterable[Row]:
+        root = f"{sys}/class/net"
+        # An interface that goes refuses to answer.
+        read = zip(self._files, self._held.together(root, self._files), strict=True)
+        texts = {path: text.strip() for path, text in read if isinstance(text, bytes)}
+        for name in self._ethernet:
+            yield self._port(f"{root}/{name}", name, interfaces[name], texts)
+
+    def _port(self, base: str, name: str, interface: Interface, texts: Mapping[str, bytes]) -> Row:
+        state = texts.get(f"{base}/operstate")
+        downs = texts.get(f"{base}/carrier_down_count")
         return Row(
             "port",
             (name,),

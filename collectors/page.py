@@ -81,13 +81,14 @@ class Names:
         """Lines of those that come from files."""
         return self._node.text(self._roots) if self._node else ""
 
-    def points(self, rows: Sequence[Row]) -> tuple[list[Foreign], list[float]]:
-        """All series with their values, for OTLP."""
-        series, values = self._node.points(self._roots) if self._node else ([], [])
-        for one, value in self._dcgm.points(rows, time.monotonic()) if self._dcgm else ():
-            series.append(one)
-            values.append(value)
-        return series, values
+    def points(self, rows: Sequence[Row]) -> list[tuple[Sequence[Foreign], Sequence[float]]]:
+        """All series with their values by exporter, for OTLP."""
+        found: list[tuple[Sequence[Foreign], Sequence[float]]] = []
+        if self._node:
+            found.append(self._node.points(self._roots))
+        if self._dcgm:
+            found.append(self._dcgm.points(rows, time.monotonic()))
+        return found
 
 
 class Page:

@@ -23,7 +23,7 @@ class Publisher:
         to: Destination,
         spool: Spool,
         resource: Mapping[str, str],
-        names: Callable[[Sequence[Row]], tuple[Sequence[Foreign], Sequence[float]]],
+        names: Callable[[Sequence[Row]], Sequence[tuple[Sequence[Foreign], Sequence[float]]]],
     ) -> None:
         self._names = names
         self.url = to.url
@@ -37,11 +37,10 @@ class Publisher:
 
     def publish(self, window: Window) -> None:
         """Accepts one window for delivery, with how delivery fares."""
-        series, values = self._names(window.rows)
         facts = self._facts()
         own = [Foreign(f"wellfed.export.{name}", kind, text, ()) for kind, name, text, _ in facts]
-        more, numbers = [*own, *series], [*(value for *_, value in facts), *values]
-        self._pusher.submit(window.ts, self._encoder.encode(window, more, numbers))
+        values = [value for *_, value in facts]
+        self._pusher.submit(window.ts, self._encoder.encode(window, (own, values), *self._names(window.rows)))
 
     def close(self) -> None:
         """Stops sending; what is left waits in the spool for the next run."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wellfed.collectors.catalog import TABLES
-from wellfed.collectors.crew import PATIENCE, Crews, next_tick
+from wellfed.collectors.crew import PATIENCE, SHARED_INTERVAL, Crews, next_tick
 from wellfed.collectors.registry import Collector, Roots, Row
 from wellfed.collectors.slot import MAX_GAP_INTERVALS, Slot
 
@@ -20,8 +20,8 @@ __all__ = ["Sampler", "Window", "by_table"]
 
 log = logging.getLogger("wellfed.sampler")
 
-#: Seconds after the end of a window at which it is cut: late enough for the sample at its end.
-GRACE = 0.25
+#: Seconds after its end at which a window is cut though somebody has not been read yet.
+GRACE = PATIENCE + 0.1
 #: Seconds that a single read waits for what is starting: GPUs without persistence mode take some each.
 LONGEST_START = 15.0
 
@@ -53,19 +53,20 @@ class Sampler:
         self.window = window
         self._on_window = on_window
         self._stop = threading.Event()
+        self._turned = threading.Event()
+        self._due = 0.0
         self._crews: Crews | None = None
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Starts reading, and cutting windows where somebody wants them."""
-        self._crews = Crews(self.slots, self.roots, self._stop)
-        self._spawn(self._watch, self._crews, name="wellfed-watch")
-        if self._on_window is not None:
-            self._spawn(self._cut, self._on_window, name="wellfed-windows")
+        self._crews = Crews(self.slots, self.roots, self._stop, self._turned.set)
+        self._spawn(self._attend, self._crews, name="wellfed-windows")
 
     def stop(self, timeout: float = 2.0) -> None:
         """Ends the threads; one that hangs in the kernel is left behind (it is a daemon)."""
         self._stop.set()
+        self._turned.set()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -120,24 +121,42 @@ class Sampler:
         thread.start()
         self._threads.append(thread)
 
-    def _watch(self, crews: Crews) -> None:
-        while not self._stop.wait(PATIENCE + GRACE):
-            crews.watch()
-
-    def _cut(self, on_window: Callable[[Window], None]) -> None:
+    def _attend(self, crews: Crews) -> None:
+        """Cuts windows when everybody has been read, which is when a crew has had its turn; looks after reads
+        that hang when none has. Both on one thread, because it wakes up once a second for either.
+        """
         # The first cut comes at the next whole second: with it the first full window is a rate already.
-        length = min(1.0, self.window)
-        last = 0.0
-        while True:
+        self._due = next_tick(time.time(), min(1.0, self.window), 0.0)
+        while not self._stop.is_set():
+            left = self._due + (0.0 if self._settled(self._due) else GRACE) - time.time()
+            self._turned.wait(min(max(left, 0.0), SHARED_INTERVAL + GRACE))
+            self._turned.clear()
+            crews.watch()
             now = time.time()
-            end = next_tick(now - GRACE, length, last)
-            if self._stop.wait(end + GRACE - now):
-                return
-            last, length = end, self.window
-            try:
-                on_window(self.snapshot(end))
-            except Exception:
-                log.exception("a window was not published")
+            if self._on_window is None:
+                self._due = now + LONGEST_START
+            elif now >= self._due and (self._settled(self._due) or now >= self._due + GRACE):
+                self._cut(self._on_window, now)
+            elif self._due > now + self.window + 1.0:
+                self._due = next_tick(now, self.window, 0.0)
+
+    def _settled(self, end: float) -> bool:
+        """Whether nobody who is read in this moment can still tell something about the time until then."""
+        late = time.monotonic() - PATIENCE
+        return all(
+            slot.read_at > end - slot.collector.interval or (slot.busy_since or late) < late
+            for slot in self.slots
+            if slot.collector.interval <= SHARED_INTERVAL
+        )
+
+    def _cut(self, on_window: Callable[[Window], None], now: float) -> None:
+        end, self._due = self._due, next_tick(now, self.window, self._due)
+        if self._stop.is_set():
+            return
+        try:
+            on_window(self.snapshot(end))
+        except Exception:
+            log.exception("a window was not published")
 
 
 def _merge(merged: dict[tuple[str, tuple[str, ...]], Row], row: Row) -> None:

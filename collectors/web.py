@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import logging
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ _AUTH = {
     "RequireAnyClientCert": ssl.CERT_REQUIRED,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
+#: A header line: a token, then visible text of latin-1 (RFC 9110, 5.1 and 5.5).
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*")
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 #: Checked for users that do not exist, so that they take as long as those that do.
 _NOBODY = b"$2b$10$CwTycUXWue0Thq9StjUM0uJ8tXkQJnR0kxA0o5cQdJ1pD7rSxFq3K"
@@ -88,6 +91,9 @@ def read_web_config(path: str) -> WebConfig:
         if key in resolved and resolved[key] not in known:
             raise UserError(f"{path}: {key} is {resolved[key]!r}: write one of {', '.join(known)}")
     headers = {str(k): str(v) for k, v in (http.get("headers") or {}).items()}
+    for name, text in headers.items():
+        if not _HEADER.fullmatch(f"{name}: {text}"):
+            raise UserError(f"{path}: http_server_config: {name!r} is no header that HTTP can carry")
     return WebConfig(resolved, {str(k): str(v).encode() for k, v in users.items()}, headers)
 
 

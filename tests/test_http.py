@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import http.client as http_client
 import socket
+import subprocess
+import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -77,6 +81,63 @@ def test_one_connection_serves_many_requests(endpoint: Endpoint) -> None:
     assert talk(endpoint, one * 3).count(b"HTTP/1.1 200") == 3
 
 
+def test_a_request_that_is_repeated_or_comes_in_parts_or_with_another_is_answered_alike(
+    endpoint: Endpoint,
+) -> None:
+    one = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    other = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=5) as client:
+        for pieces in (
+            [one],
+            [one],
+            [other],
+            [one],
+            [one[:20], one[20:]],
+            [one + other],
+            [one],
+            [other + one],
+        ):
+            for piece in pieces:
+                client.sendall(piece)
+            for asked in b"".join(pieces).split(b"\r\n\r\n")[:-1]:
+                answer = http_client.HTTPResponse(client)
+                answer.begin()
+                body = answer.read()
+                assert (answer.status, len(body)) == (
+                    (404, len(body)) if b"nothing" in asked else (200, 5000)
+                )
+
+
+def test_a_request_after_others_has_no_longer_than_the_first(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.3)
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=5) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = http_client.HTTPResponse(client)
+        answer.begin()
+        assert len(answer.read()) == 5000
+        client.sendall(b"GET /metr")
+        assert client.recv(10) == b""
+
+
+def test_who_does_not_take_the_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.3)
+    large = Endpoint("127.0.0.1:0", {"/": lambda _: Response(b"x" * 50_000_000)})
+    large.start()
+    try:
+        with socket.create_connection(("127.0.0.1", large.port), timeout=5) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            while large.clients == 0:
+                time.sleep(0.01)
+            deadline = time.monotonic() + 5
+            while large.clients and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert large.clients == 0
+    finally:
+        large.close()
+
+
 def test_half_open_clients_cost_no_threads_and_are_closed(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +160,21 @@ def test_a_taken_port_names_its_holder() -> None:
             Endpoint(f"127.0.0.1:{first.port}", {})
     finally:
         first.close()
+
+
+def test_the_holder_of_a_port_is_named_without_its_options() -> None:
+    code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    command = [sys.executable, "-S", "-c", code, "--password=planted-secret"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        try:
+            with pytest.raises(UserError) as error:
+                Endpoint(f"127.0.0.1:{int(other.stdout.readline())}", {})
+        finally:
+            other.stdin.close()
+    assert f"{sys.executable} (pid {other.pid})" in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 def test_addresses() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -130,15 +131,17 @@ def test_a_file_that_vanished_between_two_reads_is_no_failure(
 ) -> None:
     node.write("mlx5_0", {"counters/symbol_error": "1", "counters/link_downed": "2"})
     node.values()
-    whole = Held.read
+    whole = Held.together
 
-    def gone(held: Held, path: str) -> bytes:
-        if path.endswith("link_downed"):
-            Path(path).unlink(missing_ok=True)
-            raise OSError(errno.ENODEV, "No such device", path)
-        return whole(held, path)
+    def gone(held: Held, folder: str, paths: Sequence[str]) -> list[bytes | OSError]:
+        found = whole(held, folder, paths)
+        for place, path in enumerate(paths):
+            if path.endswith("link_downed"):
+                Path(path).unlink(missing_ok=True)
+                found[place] = OSError(errno.ENODEV, "No such device", path)
+        return found
 
-    monkeypatch.setattr(Held, "read", gone)
+    monkeypatch.setattr(Held, "together", gone)
     values = node.values()
     assert (values["symbol_errors"], "link_downed" in values) == (1, False)
 

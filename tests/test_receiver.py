@@ -172,6 +172,12 @@ def test_a_damaged_request_is_a_value_error_or_another_request(at: int, byte: in
         return
 
 
+def test_an_attribute_that_ends_in_a_number_is_a_value_error() -> None:
+    # What `make chaos` found: an attribute whose last byte begins a number.
+    with pytest.raises(ValueError, match="ends in the middle"):
+        attributes(b"\x3a\x01\x20")
+
+
 def gpu(number: int, active: float, **values: float) -> Row:
     return Row("gpu", (f"GPU-{number}",), {"active_seconds": active, **values}, {"index": str(number)})
 

@@ -109,6 +109,7 @@ def test_promtool_accepts_the_same_file(web_yml: Path) -> None:
         ("tls_server_config: {cert_file: x}", "both cert_file and key_file"),
         ("tls_server_config: {cert_file: x, key_file: y, min_version: TLS10}", "write one of TLS12"),
         ("basic_auth_users: {a: secret}", "htpasswd"),
+        ('http_server_config: {headers: {X-A: "b\\r\\nX-C: d"}}', "'X-A' is no header"),
     ],
 )
 def test_a_bad_file_is_one_line_without_the_secret(tmp_path: Path, text: str, message: str) -> None:

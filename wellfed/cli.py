@@ -242,6 +242,6 @@ def _log(level: str) -> None:
     known = {"debug", "info", "warning", "error"}
     if level not in known:
         raise UserError(f"--log-level is {level!r}: write one of {', '.join(sorted(known))}")
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Of libraries only warnings: what they say below that is noise, and not ours to keep secrets out of.
+    logging.getLogger("wellfed").setLevel(level.upper())

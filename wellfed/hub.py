@@ -18,13 +18,14 @@ from functools import partial
 
 import polars as pl
 
-from wellfed.analysis.live import Live, LookBack, settled
+from wellfed.analysis.live import Live, settled
 from wellfed.analysis.receiver import Limits, Receiver
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
 from wellfed.collectors.http import Endpoint, Response, parse_address
 from wellfed.collectors.web import Web, read_web_config
-from wellfed.errors import UserError
+from wellfed.errors import UserError, bare
 from wellfed.ingest import Ingest, Token
 from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
@@ -62,7 +63,7 @@ def hub(options: Mapping[str, object]) -> int:
         receiver = Receiver(store, Limits(late=min(Limits().late, days * 86_400)))
         stack.callback(receiver.close)
         receiver.remember(_hosts(store))
-        live = Live(store, LookBack(store, price))
+        live = Live(store, Streaming(store, price))
         endpoint = _metrics(str(options["metrics_address"]), web, live, receiver)
         stack.callback(endpoint.close)
         server = OtlpServer(Ingest(receiver, token), listener, _with_grpc(grpc), _tls(web, options))
@@ -74,7 +75,7 @@ def hub(options: Mapping[str, object]) -> int:
         if options.get("prometheus"):
             work = partial(poll, reader(options), store, receiver)
             stack.enter_context(Background("wellfed-prometheus", work))
-            print(f"wellfed: reading   {options['prometheus']}", file=sys.stderr)
+            print(f"wellfed: reading   {bare(str(options['prometheus']))}", file=sys.stderr)
         scheme = "https" if web is not None and web.context else "http"
         print(f"wellfed: OTLP      {scheme}://{_shown(listener)}/v1/metrics", file=sys.stderr)
         print(f"wellfed: /metrics  {scheme}://{options['metrics_address']}/metrics", file=sys.stderr)

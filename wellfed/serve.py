@@ -13,6 +13,7 @@ import uvicorn
 from wellfed.analysis.notes import FILE, Notes
 from wellfed.analysis.store import Store
 from wellfed.collectors.http import listen, parse_address
+from wellfed.connections import Hurried
 from wellfed.dashboard.access import Access, is_loopback, read_token
 from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
@@ -64,6 +65,7 @@ def serve(
     app = create_app(source, Notes(os.path.join(store.path, FILE)), access)
     config = uvicorn.Config(
         app.server,
+        http=Hurried,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GOODBYE,

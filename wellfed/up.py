@@ -14,9 +14,10 @@ from functools import partial
 
 import polars as pl
 
-from wellfed.analysis.live import Live, LookBack
+from wellfed.analysis.live import Live
 from wellfed.analysis.schema import schema
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
 from wellfed.collectors.agent import choose, host_name, metrics, roots_of
 from wellfed.collectors.catalog import HOST, TABLES
@@ -44,7 +45,7 @@ def up(options: Mapping[str, object]) -> int:
         )
         price = options.get("price")
         assert price is None or isinstance(price, Prices)
-        live = Live(store, LookBack(store, price))
+        live = Live(store, Streaming(store, price))
         endpoint = metrics(sampler, options, more=lambda: verdicts(live))
         stack.callback(endpoint.close)
         stack.callback(sampler.stop)

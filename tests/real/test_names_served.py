@@ -106,7 +106,7 @@ def test_the_same_by_otlp(node: Path) -> None:
     plain = parsed(NodeNames(openmetrics=False).text(roots) + "\n")
     names, encoder = NodeNames(openmetrics=False), Encoder({})
     for ts in (1000.0, 1010.0):
-        body = encoder.encode(Window(ts, [Row("host", (), {"load1": 1.5})]), *names.points(roots))
+        body = encoder.encode(Window(ts, [Row("host", (), {"load1": 1.5})]), names.points(roots))
         metrics = ExportMetricsServiceRequest.FromString(body).resource_metrics[0].scope_metrics[0].metrics
         found: dict[Sample, tuple[float, str]] = {}
         for metric in metrics:
