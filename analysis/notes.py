@@ -18,10 +18,10 @@ import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from wellfed.analysis.trouble import SLACK, Episode, episode_of
+from wellfed.analysis.trouble import Episode, episode_of
 from wellfed.errors import UserError
 
 __all__ = ["ACKNOWLEDGE", "COMMENT", "FILE", "KINDS", "LONGEST", "MUTE", "Note", "Notes", "Standing"]
@@ -31,9 +31,6 @@ log = logging.getLogger("wellfed.notes")
 FILE = "notes.jsonl"
 #: Letters of a remark or a name.
 LONGEST = 2000
-#: A finding that begins this close to the range may have begun before it.
-CLIPPED = timedelta(minutes=1)
-
 ACKNOWLEDGE, MUTE, COMMENT, UNDO = KINDS = ("acknowledge", "mute", "comment", "undo")
 
 _ZEROS = "00000000"
@@ -77,7 +74,7 @@ class Note:
     def overlaps(self, finding: Episode, now: datetime) -> bool:
         """Whether a finding of the trouble was there when the one was that this was said about."""
         ended, ends = self.about.end or self.at, finding.end or now
-        return finding.start <= ended + SLACK and ends >= self.about.start - SLACK
+        return finding.start <= ended + finding.slack and ends >= self.about.start - finding.slack
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -159,7 +156,7 @@ class Notes:
             return True
         if finding.start < note.at:
             return False
-        if finding.start <= since + CLIPPED:
+        if finding.start <= since + finding.slack:
             back = self._back.get(note.id)
             return note.about.end is None and (back is None or finding.start < back)
         self._back[note.id] = min(finding.start, self._back.get(note.id, finding.start))

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-__all__ = ["SLACK", "Episode", "episode_of", "find", "key", "trouble"]
+from wellfed.analysis.episodes import RECUR_WINDOWS, RECURRING
 
-#: Two diagnoses of one episode differ in its ends by less than this.
-SLACK = timedelta(minutes=2)
+__all__ = ["Episode", "episode_of", "find", "key", "trouble"]
+
+#: Two diagnoses of one episode differ in its ends by less than this: of what comes and goes, by a pause.
+SLACK, PAUSE = timedelta(minutes=2), timedelta(seconds=10 * RECUR_WINDOWS)
 #: Names that an episode without a job or resource keeps.
 _NAMES = 512
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -46,6 +48,11 @@ class Episode:
         if self.resource is not None and other.resource is not None:
             return self.resource == other.resource
         return bool(set(self.gpus) & set(other.gpus)) and bool(set(self.hosts) & set(other.hosts))
+
+    @property
+    def slack(self) -> timedelta:
+        """By how much another diagnosis may differ in its ends."""
+        return PAUSE if self.cause in RECURRING else SLACK
 
     def handles(self) -> list[tuple[str, str, str]]:
         """Names under which `concerns` can hold; episodes without a common one are different troubles."""

@@ -50,7 +50,14 @@ def actions(view: View, finding: Mapping[str, Any]) -> Component:
     )
     long, words = _BUTTON
     second = (
-        _button(f"Mute {words}", f"Hide from the lists for {words} (m)", "btn", say=MUTE, of=name, for_=long)
+        _button(
+            f"Mute {long[:-1]} {long[-1]}",
+            f"Hide from the lists for {words} (m)",
+            "btn",
+            say=MUTE,
+            of=name,
+            for_=long,
+        )
         if holds.muted is None
         else _button("Unmute", "Back in the lists", "btn", undo=holds.muted.id)
     )
@@ -58,7 +65,7 @@ def actions(view: View, finding: Mapping[str, Any]) -> Component:
         [
             first,
             second,
-            _button("Note …", "Comment, or mute for another time (n)", "btn", say="ask", of=name),
+            _button("Note", "Comment, or mute for another time (n)", "btn", say="ask", of=name),
             _button("Copy link", "Copy a link that stays as it is (c)", "btn", press="copy"),
         ],
         className="acts",

@@ -44,7 +44,7 @@ def harmless(name: str) -> str:
 
 
 def _head(name: str, unit: str) -> str:
-    return f"{name} ({unit})" if unit and unit not in name else name
+    return harmless(f"{name} ({unit})" if unit and unit not in name else name)
 
 
 def _cell(cell: Component) -> str | Number:

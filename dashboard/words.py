@@ -90,6 +90,7 @@ def share(value: float | None) -> str:
     if value is None or value != value:
         return "–"
     text = f"{100 * value:.0f} %" if abs(value) >= 0.1 or value == 0 else f"{100 * value:.1f} %"
+    text = "<0.1 %" if 0 < value < 0.0005 else text
     return Number(text, value)
 
 

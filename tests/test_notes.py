@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wellfed.analysis.notes import Notes
@@ -76,6 +76,18 @@ def test_a_finding_cut_off_by_a_range_that_moves_is_still_the_acknowledged_one()
     assert notes.standing(cut, since + timedelta(hours=1), since).state == "acknowledged"
 
 
+def test_a_checkpoint_that_comes_again_and_again_is_one_episode() -> None:
+    notes = Notes()
+    again = {**finding(), "cause": "checkpoint"}
+    notes.say(again, "acknowledge", "ada")
+    since = datetime.now(UTC) + timedelta(minutes=30)
+    first = (since + timedelta(minutes=6)).isoformat()
+    assert (
+        notes.standing({**again, "start": first}, since + timedelta(hours=1), since).state == "acknowledged"
+    )
+    assert notes.standing({**finding(), "start": first}, since + timedelta(hours=1), since).state == "new"
+
+
 def test_a_trouble_that_came_back_stays_new_when_the_range_moves_over_its_beginning() -> None:
     notes = Notes()
     notes.say(finding(), "acknowledge", "ada")
@@ -124,6 +136,8 @@ def test_a_key_finds_its_episode_in_every_range() -> None:
         assert find([other], name) is None
 
 
+# Each note waits for the disk, as long as that takes.
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(min_value=0, max_value=2))
 def test_damage_leaves_the_other_lines_and_the_file_as_they_are(noise: bytes, where: int) -> None:
     import tempfile

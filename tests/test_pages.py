@@ -21,6 +21,7 @@ import pytest
 from dashboards import EVIL, Fixed
 
 from wellfed.analysis.notes import Notes
+from wellfed.analysis.receiver import REASONS
 from wellfed.analysis.trouble import key
 from wellfed.dashboard import app, exports, tabular
 from wellfed.dashboard.pages import inference
@@ -344,3 +345,23 @@ def test_the_table_of_a_chart_is_exported_point_by_point(source: Fixed) -> None:
     assert len(active) > 50
     assert all(0 <= value <= 100 for value in active)
     assert points[0]["Time, UTC"] < points[-1]["Time, UTC"]
+
+
+def test_docs_have_a_picture_of_every_page_in_both_themes() -> None:
+    names = {page.name.lower() for page in PAGES} | {"finding", "job", "gpu", "host"}
+    taken = {path.stem for path in (ROOT / "docs/pictures").glob("*.png")}
+    assert taken == {f"{name}-{theme}" for name in names for theme in SKINS}
+    assert sum(path.stat().st_size for path in (ROOT / "docs/pictures").glob("*.png")) < 2_500_000
+
+
+def test_what_the_hub_refused_is_told_with_what_to_do(source: Fixed) -> None:
+    assert "Refused by the hub" not in rendered(source, "/telemetry")
+    refused = dict.fromkeys(REASONS, 0)
+    made = Fixed(source.tables, source.diagnosis)
+    made.made = replace(source.made, refused=refused, _derived={})
+    assert "Nothing was refused" in rendered(made, "/telemetry")
+    made.made = replace(source.made, refused={reason: n for n, reason in enumerate(REASONS, 1)}, _derived={})
+    text = exported(made, "table.csv", "/telemetry", f"table={quote('Points refused by the hub')}")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {row["Reason"]: float(row["Points"]) for row in rows} == made.made.refused
+    assert all(row["What to do"] for row in rows)

@@ -80,7 +80,14 @@ def hub(options: Mapping[str, object]) -> int:
         print(f"wellfed: OTLP      {scheme}://{_shown(listener)}/v1/metrics", file=sys.stderr)
         print(f"wellfed: /metrics  {scheme}://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
-        serve(pages, store, access, price=price, version=lambda: live.updates)
+        serve(
+            pages,
+            store,
+            access,
+            price=price,
+            version=lambda: live.updates,
+            refused=lambda: dict(receiver.rejected),
+        )
     return 0
 
 

@@ -58,10 +58,11 @@ def serve(
     price: object = None,
     simulated: bool = False,
     version: Callable[[], int] | None = None,
+    refused: Callable[[], Mapping[str, int]] = dict,
 ) -> None:
-    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version: as in StoreSource."""
+    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version, refused: as in StoreSource."""
     assert price is None or isinstance(price, Prices)
-    source = StoreSource(store, price=price, simulated=simulated, version=version)
+    source = StoreSource(store, price, simulated, version, refused)
     app = create_app(source, Notes(os.path.join(store.path, FILE)), access)
     config = uvicorn.Config(
         app.server,

@@ -113,10 +113,13 @@ def _matrix(view: View, by: str) -> Component:
     rows = [[rack, *(_shaded(value, top, measure.unit) for value in row)] for rack, row in pairs]
     more = f" · the {_RACKS} highest of {len(found.racks)} racks" if len(found.racks) > _RACKS else ""
     columns = ["Rack", *(f"{rail}#" for rail in found.rails)]
-    note = "No collector reports leaves and spines, so ports are grouped by rack and rail."
+    note = (
+        "No host tells which leaf and spine its ports reach, so they are grouped by rack and rail: "
+        "where rails have leaves of their own, a cell is one leaf."
+    )
     return card(
         "Racks by rails",
-        html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall"),
+        html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall rails"),
         html.P(note, className="note in"),
         sub=f"mean {measure.name}{more}",
         right=chips([(name, view.here(by=way), way == by) for way, name in _WAYS], "Show"),

@@ -63,13 +63,17 @@ def body(view: View, host: str, name: str) -> Page:
     model, rank = _facts(view, host, found["gpu"])
     known = " · ".join(x for x in ((model or "").removeprefix("NVIDIA "), _short(found["gpu"])) if x)
     crumbs.append(html.Span(known, className="mono dim", title=found["gpu"]))
-    if found["job"]:
-        name = view.answer.once(job_names).get(found["job"], found["job"])
-        text = name + (f" · rank {rank}" if rank else "")
-        crumbs.append(dcc.Link(text, href=view.to(job_path(found["job"])), className="pill"))
-    return Page(
-        crumbs, [html.Div([_signals(view, host, found, peers), _panel(view, found)], className="drill")]
-    )
+    panel = _panel(view, found, rank)
+    return Page(crumbs, [html.Div([_signals(view, host, found, peers), panel], className="drill")])
+
+
+def _holder(view: View, gpu: Mapping[str, Any], rank: str | None) -> list[Component]:
+    """The job that holds the GPU."""
+    if not gpu["job"]:
+        return [html.P("No job holds it.", className="dim")]
+    name = view.answer.once(job_names).get(gpu["job"], gpu["job"])
+    link = dcc.Link(name, href=view.to(job_path(gpu["job"])))
+    return [html.P(["Job ", link, f", rank {rank}" if rank else ""])]
 
 
 def _short(gpu: str) -> str:
@@ -191,12 +195,12 @@ def _tone(gpu: Mapping[str, Any]) -> str:
     return family_class(family(worst))
 
 
-def _panel(view: View, gpu: Mapping[str, Any]) -> Component:
+def _panel(view: View, gpu: Mapping[str, Any], rank: str | None) -> Component:
     """What it was waiting on, how sure, what to do."""
     mine = [f for f in view.document["findings"] if gpu["gpu"] in f["scope"]["gpus"]]
     mine.sort(key=lambda f: (f["end"] is not None, -float(f["lost_gpu_seconds"])))
     lost = gpu["lost_seconds"]
-    parts: list[Component] = _told(view, gpu, mine)
+    parts: list[Component] = [*_told(view, gpu, mine), *_holder(view, gpu, rank)]
     parts.append(
         figures_row(
             [

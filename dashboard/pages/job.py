@@ -206,7 +206,8 @@ def _falls(view: View, job: Mapping[str, Any]) -> list[Component]:
             sub="what each GPU waited for",
         )
     ]
-    if root and dict(root) != dict(causes):
+    moved = sum(abs(s - job["by_cause"].get(cause, 0.0)) for cause, s in root)
+    if moved > 0.01 * job["lost_seconds"]:
         parts.append(
             card(
                 "Who pays in the end",

@@ -19,6 +19,23 @@ from wellfed.dashboard.words import ago, share, whole
 
 __all__ = ["body"]
 
+#: Why the hub does not take points, and what helps.
+_REASONS = {
+    "busy": "more came at once than it takes: senders send it again",
+    "delta": "sums of changes: let the sender send cumulative ones",
+    "future": "the sender's clock is ahead: synchronise it",
+    "malformed": "not OTLP: look at who sends to this address",
+    "no_host": "no host.name: set it in OTEL_RESOURCE_ATTRIBUTES",
+    "no_time": "points without a time",
+    "not_written": "the disk is full or broken: look at the hub's log",
+    "senders": "more machines than it takes: use several hubs",
+    "series": "one machine sends too many different things",
+    "size": "requests too large: let the sender send smaller batches",
+    "too_old": "older than the hub keeps, or the sender's clock is behind",
+    "unauthorized": "no token, or a wrong one",
+    "unknown": "metrics that no page shows: nothing is missing",
+}
+
 
 def body(view: View) -> Page:
     """The page."""
@@ -42,6 +59,7 @@ def body(view: View) -> Page:
                 sub="over all hosts, as last reported",
                 classes="pad0",
             ),
+            *_refused(view),
             *_warnings(view),
             _coverage(view),
         ],
@@ -175,6 +193,22 @@ def _coverage(view: View) -> Component:
     )
 
 
+def _refused(view: View) -> list[Component]:
+    """What senders sent and the hub did not take."""
+    refused = view.answer.refused
+    if not refused:
+        return []
+    rows = [
+        (reason, whole(points), _REASONS.get(reason, ""))
+        for reason, points in sorted(refused.items(), key=lambda item: -item[1])
+        if points
+    ]
+    columns = ("Reason", "Points#", "What to do")
+    found = table(columns, rows, "Nothing was refused.", "Points refused by the hub")
+    return [card("Refused by the hub", found, sub="since it started", classes="pad0")]
+
+
 def _warnings(view: View) -> list[Component]:
-    items = [html.Li(text) for text in view.document["warnings"]]
+    texts = [*view.document["warnings"], *filter(None, [view.notes.problem])]
+    items = [html.Li(text) for text in texts]
     return [card("Warnings", html.Ul(items, className="plain"), sub="of the diagnosis")] if items else []

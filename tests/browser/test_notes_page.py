@@ -76,7 +76,7 @@ def test_a_muted_finding_is_behind_a_filter_until_it_is_unmuted(source, hub, vis
     badge = page.inner_text(".nb")
     page.click("main tr[data-href] a")
     page.wait_for_selector("main .acts")
-    page.click("main button:has-text('Mute 4 hours')")
+    page.click("main button:has-text('Mute 4 h')")
     page.wait_for_selector("main .pill:has-text('muted by local until')")
     page.click(".nav >> text=Findings")
     page.wait_for_selector(".chip:has-text('Muted 1')")
@@ -88,7 +88,7 @@ def test_a_muted_finding_is_behind_a_filter_until_it_is_unmuted(source, hub, vis
     assert page.locator("main tr[data-href]").count() == 1
     page.click("main tr[data-href] a")
     page.click("main button:has-text('Unmute')")
-    page.wait_for_selector("main button:has-text('Mute 4 hours')")
+    page.wait_for_selector("main button:has-text('Mute 4 h')")
     visit.clean()
 
 
