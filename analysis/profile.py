@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 
 import polars as pl
 
@@ -142,7 +143,7 @@ def _profile(row: Mapping[str, float | None]) -> Profile:
         "active", "sm", "tensor", "dram", "idle", "spin", "input_wait", "peer_wait", "evaluating",
         "cpu_cores", "io_bytes_per_second", "gpus", "steps", "servers",
     )  # fmt: skip
-    known = {name: float(value) for name in names if (value := row[name]) is not None and value == value}
+    known = {name: float(value) for name in names if (value := row[name]) is not None and isfinite(value)}
     kinds = sorted(_kinds(known).items(), key=lambda item: -item[1])
     (kind, best), (_, second) = kinds[0], kinds[1]
     if best < LEAST:
