@@ -165,7 +165,7 @@ def with_spin(windows: pl.DataFrame, servers: pl.DataFrame, track: Track) -> pl.
         known.with_columns(
             pl.coalesce("spin", found).alias("spin"),
             found.alias("_guess"),
-            found.is_not_null().alias("spin_by_power"),
+            pl.col("spin").is_not_null().alias("spin_told"),
         )
         .with_columns((pl.col("useful") - pl.col("_guess").fill_null(0)).clip(0, 1).alias("useful"))
         .drop("_draw", "_full", "_guess", "_serves")

@@ -33,7 +33,7 @@ __all__ = ["READ", "Partial", "State", "combine", "cut", "map_segment"]
 #: Tables that the diagnosis reads.
 READ = tuple(name for name in TABLES if name not in ("array", "collector"))
 #: Windows of a segment when a range is cut: an hour at ten seconds, fewer where that is more rows of `gpu`.
-SEGMENT, ROWS = 360, 400_000
+SEGMENT, ROWS = 360, 50_000
 _KEPT = (
     "ts", "host", "gpu", "index", "job", "dt", "covered_seconds", "lost_seconds", "useful", "reference",
     "energy_joules", "observed_seconds", "model", "sm_clock_hertz", "sm_clock_max_hertz", "act", "sm",

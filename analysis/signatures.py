@@ -112,7 +112,7 @@ SIGNATURES: Sequence[Signature] = (
     Signature(
         "storage.object",
         why="Samples come over the network without a mount; no disk, mount or CPU explains the wait.",
-        need=[STARVES, Ramp("network ingest without a mount, B/s", INGEST, 1e7, 1e8)],
+        need=[STARVES, Ramp("network ingest without a mount, B/s", INGEST, 3e7, 1.5e8)],
         contra=[
             Ramp("mount traffic over network traffic", pl.col("m_read") / pl.col("h_rx"), 0.3, 0.7),
             NO_KERNEL,
@@ -254,8 +254,8 @@ SIGNATURES: Sequence[Signature] = (
         contra=[
             WAITS,
             Ramp("I/O pressure", "psi_io", 0.2, 0.5),
-            # Small kernels draw as little as a wait does: a guess from the power cannot tell them apart.
-            Ramp("spinning", pl.when(~pl.col("spin_by_power")).then("spin"), 0.03, 0.12),
+            # Small kernels fill and draw as little as a wait does: a guess cannot tell them apart.
+            Ramp("spinning", pl.when("spin_told").then("spin"), 0.03, 0.12),
             Ramp("GPU without any kernel", "idle", 0.05, 0.2),
         ],
         any_of=[

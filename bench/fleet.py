@@ -108,15 +108,23 @@ class Agent:
         self._port = port
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.StreamReader | None = None
+        self._busy = False
 
     async def send(self, body: bytes, due: float, seen: Seen) -> None:
         began = time.monotonic()
         seen.late = max(seen.late, began - due)
+        if self._busy:
+            # A real one would spool this window until the one before is acknowledged.
+            seen.statuses["spooled"] += 1
+            return
+        self._busy = True
         try:
             status = await asyncio.wait_for(self._post(body), 3 * WINDOW)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             status = type(error).__name__
             self._drop()
+        finally:
+            self._busy = False
         seen.statuses[status] += 1
         if status == "200":
             seen.waits.append(time.monotonic() - began)

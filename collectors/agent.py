@@ -120,6 +120,8 @@ def metrics(
         return Response(b"ready\n") if done else Response(b"first reads under way\n", status=503)
 
     web = options.get("web_config")
+    # An agent that pushes may never be scraped, and pages take memory.
+    formats_asked = () if publisher else (OPENMETRICS, TEXT)
     return Endpoint(
         str(options["metrics_address"]),
         {
@@ -129,6 +131,7 @@ def metrics(
             "/-/ready": ready,
         },
         Web(str(web)) if web else None,
+        [Request("/metrics", {"accept": kind, "accept-encoding": "gzip"}) for kind in formats_asked],
     )
 
 

@@ -201,9 +201,9 @@ def labelled(pairs: Iterable[tuple[str, str]]) -> str:
 
 def number(value: float) -> str:
     """A sample value as both formats write it: the shortest text that reads back as the same number."""
+    if -1e16 < value < 1e16 and value == int(value):
+        return str(int(value))
     text = repr(value)
-    if text.endswith(".0"):
-        return text[:-2]
     return {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}[text] if text[-1] in "nf" else text
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from operator import mul
 from struct import Struct
 
 import pynvml
@@ -23,7 +24,11 @@ from wellfed.collectors.activity import idles, spins
 from wellfed.collectors.nvml_calls import Call, Context
 from wellfed.collectors.nvml_page import ACTIVITY
 
-__all__ = ["PERIOD", "Gpm", "reduce"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["PERIOD", "Gpm", "reduce", "total"]
 
 #: Seconds between two samples of a GPU.
 PERIOD = 0.11
@@ -35,7 +40,6 @@ _RING = 16
 
 _NAN = float("nan")
 _MEBI = float(1 << 20)
-_METRIC = Struct("=IId24x")  # id, return code, value, names
 _PAIR = Struct("=QQ")  # older and newer sample
 _PAIR_AT = 2 * 4  # after version and count
 _HEAD = _PAIR_AT + _PAIR.size
@@ -54,10 +58,11 @@ _METRICS = (
     pynvml.NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC,
 )
 _COUNT = len(_METRICS)
-_SPAN = _HEAD + _COUNT * _METRIC.size
+_ANSWER = Struct("=" + "4xId24x" * _COUNT)  # id, return code, value, names of each
+_SPAN = _HEAD + _ANSWER.size
 
 
-def reduce(metrics: list[float], seconds: float) -> list[float]:
+def reduce(metrics: Sequence[float], seconds: float) -> list[float]:
     """What one pair of samples adds to ACTIVITY.
 
     metrics: graphics, SM, occupancy, tensor, DRAM in percent, then PCIe rx, tx, NVLink rx, tx in MiB/s; NaN
@@ -84,6 +89,24 @@ def reduce(metrics: list[float], seconds: float) -> list[float]:
         spin,
         *[m * mebis if m > 0.0 or m != m else 0.0 for m in metrics[5:]],
     ]
+
+
+def _plain(pairs: Sequence[Sequence[float]]) -> bool:
+    """Whether nothing is missing, negative or above 100 percent."""
+    return all(min(metrics) >= 0.0 and max(metrics[:5]) <= 100.0 and sum(metrics) >= 0.0 for metrics in pairs)
+
+
+def total(pairs: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """What pairs of samples without anything missing add to ACTIVITY: the sum of what each adds."""
+    columns = [sum(map(mul, column, seconds)) for column in zip(*pairs, strict=True)]
+    idle = spin = 0.0
+    for (active, sm, _, tensor, dram, *_), apart in zip(pairs, seconds, strict=True):
+        if idles(active / 100):
+            idle += apart
+        elif spins(active / 100, sm / 100, tensor / 100, dram / 100):
+            spin += apart
+    rates = (amount * _MEBI for amount in columns[5:])
+    return [sum(seconds), *(amount / 100 for amount in columns[:5]), idle, spin, *rates]
 
 
 class Gpm:
@@ -140,32 +163,49 @@ class Gpm:
 
     def settle(self, now: float) -> None:
         """Compares the samples taken since the last time and adds what happened between them."""
-        taken, last = self._taken, None
+        taken = self._taken
+        if len(taken) < 2:
+            return
+        pairs, seconds = self._compare(now)
+        newest = len(taken) - 1
+        calls, addresses = self._calls, self._addresses
+        calls[0], calls[newest] = calls[newest], calls[0]
+        addresses[0], addresses[newest] = addresses[newest], addresses[0]
+        del taken[:-1]
+        if not pairs:
+            return
+        # Nearly always the GPU tells everything, and a pair at a time costs twice as much.
+        for grown in [total(pairs, seconds)] if _plain(pairs) else map(reduce, pairs, seconds):
+            for column, amount in enumerate(grown):
+                if amount == amount:
+                    self._sums[column] += amount
+        if self._complete:
+            last = reduce(pairs[-1], seconds[-1])
+            self.failing = last[0] != last[0]
+            shown = zip(last, self._sums, strict=False)
+            self._shown[:] = array("d", [sum_ if grown == grown else _NAN for grown, sum_ in shown])
+
+    def _compare(self, now: float) -> tuple[list[tuple[float, ...]], list[float]]:
+        """Metrics of each pair of samples, NaN where the GPU does not tell, and the seconds between them."""
+        taken, addresses = self._taken, self._addresses
+        pairs, seconds = [], []
+        self._complete = True
         for place in range(1, len(taken)):
-            seconds = taken[place] - taken[place - 1]
-            if seconds >= _LONGEST:
+            apart = taken[place] - taken[place - 1]
+            if apart >= _LONGEST:
                 continue
-            older, newer = self._addresses[place - 1 : place + 1]
-            _PAIR.pack_into(self._question, _PAIR_AT, older, newer)
+            _PAIR.pack_into(self._question, _PAIR_AT, addresses[place - 1], addresses[place])
             if not self._metrics.run(now):
-                last = None
+                self._complete = False
                 self._fail()
                 break
-            metrics = [_NAN if code else value for _, code, value in _METRIC.iter_unpack(self._answer)]
-            last = reduce(metrics, seconds)
-            for column, grown in enumerate(last):
-                if grown == grown:
-                    self._sums[column] += grown
-        if len(taken) > 1:
-            newest = len(taken) - 1
-            calls, addresses = self._calls, self._addresses
-            calls[0], calls[newest] = calls[newest], calls[0]
-            addresses[0], addresses[newest] = addresses[newest], addresses[0]
-            del taken[:-1]
-        if last is not None:
-            self.failing = last[0] != last[0]
-            pairs = zip(last, self._sums, strict=False)
-            self._shown[:] = array("d", [total if grown == grown else _NAN for grown, total in pairs])
+            answer = _ANSWER.unpack(self._answer)
+            codes, metrics = answer[::2], answer[1::2]
+            if any(codes):
+                metrics = tuple(_NAN if code else m for code, m in zip(codes, metrics, strict=True))
+            pairs.append(metrics)
+            seconds.append(apart)
+        return pairs, seconds
 
     def _fail(self) -> None:
         self.failing = True

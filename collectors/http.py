@@ -14,7 +14,7 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice, takewhile
@@ -34,6 +34,8 @@ REQUEST_TIMEOUT = 5.0
 HANDSHAKE_TIMEOUT = 4.0
 #: Seconds an idle connection is kept for the next scrape.
 IDLE_TIMEOUT = 75.0
+#: Seconds after the start at which there is something to rehearse with.
+REHEARSAL = 2.0
 #: Seconds that closing waits for requests under way.
 LONGEST_CLOSE = 1.0
 MAX_CONNECTIONS = 512
@@ -73,11 +75,20 @@ def parse_address(text: str) -> tuple[str, int]:
 class Endpoint:
     """Serves handlers by path until closed.
 
+    rehearsed: requests that it asks itself soon after the start, because the first answer takes ten times as
+    long as those that follow.
     Raises UserError when the address is taken, naming the process that holds it where that can be seen.
     """
 
-    def __init__(self, address: str, routes: Mapping[str, Handler], web: Web | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        routes: Mapping[str, Handler],
+        web: Web | None = None,
+        rehearsed: Sequence[Request] = (),
+    ) -> None:
         self._routes = dict(routes)
+        self._rehearsed = rehearsed
         self._web = web
         self._socket = listen(*parse_address(address))
         self.port: int = self._socket.getsockname()[1]
@@ -114,6 +125,8 @@ class Endpoint:
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls else None,
             ssl_shutdown_timeout=LONGEST_CLOSE if tls else None,
         )
+        if self._rehearsed:
+            self._loop.call_later(REHEARSAL, lambda: [self._answer(asked) for asked in self._rehearsed])
         await self._closing.wait()
         server.close()
         for client in list(self._clients):

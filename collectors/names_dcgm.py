@@ -7,10 +7,10 @@ to left. Cost: 10 us a GPU. Privilege: none. MEM_CLOCK and MEM_COPY_UTIL are not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from wellfed.collectors.exposition import Family, Foreign, labelled
+from wellfed.collectors.exposition import Foreign, labelled, number
 from wellfed.collectors.names import GROUPS, MIB, Name
 from wellfed.collectors.registry import Row
 
@@ -53,24 +53,36 @@ class _Named:
 class DcgmNames:
     """Keeps what the counters were, for the gauges that are means."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, openmetrics: bool = False, labels: Sequence[tuple[str, str]] = ()) -> None:
         self._host = host
+        self._openmetrics = openmetrics
+        self._more = labels
+        self._told: Sequence[Foreign] = ()
+        self._text = ""
         self._at = 0.0
         self._values: dict[str, dict[str, float]] = {}
         self._levels: dict[str, dict[str, float]] = {}
         self._named: dict[str, _Named] = {}
 
-    def families(self, rows: Sequence[Row], now: float) -> list[Family]:
-        """Families of the NVIDIA GPUs among rows. now: seconds of a clock that only grows."""
-        found: dict[str, Family] = {}
-        # All series of a GPU share one tuple of labels.
-        texts: dict[int, str] = {}
-        for one, value in zip(*self.points(rows, now), strict=True):
-            name = one.name.removesuffix("_total")
-            family = found.get(name) or found.setdefault(name, Family(name, one.kind, one.help, []))
-            text = texts.get(id(one.labels)) or texts.setdefault(id(one.labels), labelled(one.labels))
-            family.samples.append((text, value))
-        return list(found.values())
+    def text(self, rows: Sequence[Row], now: float) -> str:
+        """Lines of the NVIDIA GPUs among rows. now: seconds of a clock that only grows."""
+        series, values = self.points(rows, now)
+        if series != self._told:
+            self._told, self._text = series, "\n".join(self._lines(series))
+        return self._text % tuple(map(number, values))
+
+    def _lines(self, series: Sequence[Foreign]) -> Iterator[str]:
+        more = labelled(self._more)
+        before = ""
+        for one in series:
+            if one.name != before:
+                # OpenMetrics has no counter whose name does not end in _total.
+                kind = "unknown" if self._openmetrics and one.kind == "counter" else one.kind
+                yield f"# HELP {one.name} {one.help}"
+                yield f"# TYPE {one.name} {kind}"
+            before = one.name
+            inner = ",".join(filter(None, (labelled(one.labels), more))).replace("%", "%%")
+            yield f"{one.name}{{{inner}}} %s"
 
     def points(self, rows: Sequence[Row], now: float) -> tuple[list[Foreign], list[float]]:
         """Series and values, those of one metric together."""

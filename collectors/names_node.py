@@ -40,6 +40,7 @@ _SKIPPED_DISK = re.compile(r"(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+")
 _ADDRESS = re.compile(r"(?:^|,| )addr=([^,\s]+)")
 #: Stands for a counter that the card does not tell.
 _MISSING = b"x!"
+_KIBI = (1024).__mul__
 _MEMORY_SIGNS = re.compile(r"[^a-zA-Z0-9_]")
 
 
@@ -317,7 +318,7 @@ def _memory(text: str) -> Iterator[Block]:
         name = tokens[0].rstrip(":")
         family = "node_memory_" + _MEMORY_SIGNS.sub("_", name.replace("(", "_").replace(")", ""))
         kilo = len(tokens) > 2
-        scale = (lambda number: number * 1024) if kilo else None
+        scale = _KIBI if kilo else None
         block = Block(
             [Field(family + ("_bytes" if kilo else ""), "gauge", f"{name} of /proc/meminfo", scale)]
         )

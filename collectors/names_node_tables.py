@@ -44,8 +44,8 @@ class Field:
 
 
 _SCALES: Mapping[str, Callable[[int], float]] = {
-    "512": lambda sectors: sectors * 512,
-    "0.001": lambda milliseconds: milliseconds * 0.001,
+    "512": (512).__mul__,
+    "0.001": (0.001).__rmul__,
 }
 _EXPONENTS = {"/1000": "e-3"}
 

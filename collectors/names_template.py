@@ -8,7 +8,7 @@ the others are has changed, or one that must be a number is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import truediv
 
@@ -46,15 +46,16 @@ class Block:
 class _Known:
     """A layout: how many tokens, what the keys are, which tokens go where, which of those are converted.
 
-    divisors: of the values as numbers, by their exponents. arrange: from the values, then constants, to the
-    values of series; None where there is no constant.
+    as_lines: it is for text, not for series. divisors: of the values as numbers, by their exponents.
+    arrange: from the values, then constants, to the values of series; None where there is no constant.
     """
 
+    as_lines: bool
     count: int
     pick_keys: Callable[[Sequence[str]], Sequence[str]]
     keys: Sequence[str]
     pick: Callable[[Sequence[str]], Sequence[str]]
-    scaled: Sequence[tuple[int, Callable[[int], float]]]
+    scaled: Mapping[Callable[[int], float], Sequence[int]]
     text: str
     series: Sequence[Foreign]
     divisors: Sequence[float]
@@ -73,32 +74,40 @@ class Template:
 
     def render(self, text: str) -> str:
         """Complete lines without the last line's end, "" where there is nothing. Raises ValueError."""
-        known, values = self._values(text)
+        known, values = self._values(text, lines=True)
         return known.text % values
 
     def points(self, text: str) -> tuple[Sequence[Foreign], Sequence[float]]:
         """The same as series, which are the same object while the same things are there, and their values."""
-        known, values = self._values(text)
+        known, values = self._values(text, lines=False)
         # A number divided by a power of ten is the float nearest to its text with that exponent.
         numbers = list(map(truediv, map(float, values), known.divisors))
         return known.series, known.arrange([*numbers, *known.constants]) if known.arrange else numbers
 
-    def _values(self, text: str) -> tuple[_Known, tuple[str, ...]]:
+    def _values(self, text: str, *, lines: bool) -> tuple[_Known, tuple[str, ...]]:
         tokens = text.split()
         known = self._known
-        if known is None or len(tokens) != known.count or known.pick_keys(tokens) != known.keys:
-            known = self._known = self._learn(text, tokens)
+        if (
+            known is None
+            or known.as_lines != lines
+            or len(tokens) != known.count
+            or known.pick_keys(tokens) != known.keys
+        ):
+            known = self._known = self._learn(text, tokens, lines)
         values = known.pick(tokens)
         if not _numbers(values):
-            known = self._known = self._learn(text, tokens)
+            known = self._known = self._learn(text, tokens, lines)
             values = known.pick(tokens)
         if known.scaled:
             values = list(values)
-            for place, scale in known.scaled:
-                values[place] = repr(scale(int(values[place])))
+            for scale, places in known.scaled.items():
+                whole = map(int, [values[place] for place in places])
+                for place, text in zip(places, map(repr, map(scale, whole)), strict=True):
+                    values[place] = text
         return known, tuple(values)
 
-    def _learn(self, text: str, tokens: Sequence[str]) -> _Known:
+    def _learn(self, text: str, tokens: Sequence[str], as_lines: bool) -> _Known:
+        # Lines or series: nobody wants both of one template, and either takes half a megabyte.
         lines: list[str] = []
         series: list[Foreign] = []
         divisors: list[float] = []
@@ -106,7 +115,7 @@ class Template:
         order: list[int] = []
         keys: list[int] = []
         places: list[int] = []
-        scaled: list[tuple[int, Callable[[int], float]]] = []
+        scaled: dict[Callable[[int], float], list[int]] = {}
         for block in self._layout(text):
             keys += block.keys
             family = ""
@@ -115,23 +124,26 @@ class Template:
                     place = row[number] if number < len(row) else ""
                     if place == "" or (isinstance(place, int) and not _numbers([tokens[place]])):
                         continue
-                    if one.family != family:
+                    if as_lines and one.family != family:
                         family = one.family
                         lines += self._header(one)
                     if isinstance(place, int):
                         if one.scale is not None:
-                            scaled.append((len(places), one.scale))
+                            scaled.setdefault(one.scale, []).append(len(places))
                         order.append(len(places))
                         places.append(place)
                         divisors.append(float("1" + one.exponent.replace("e-", "e")))
                     else:
                         constants.append(float(place))
                         order.append(-len(constants))
-                    told = place if isinstance(place, str) else f"%s{one.exponent}"
-                    lines.append(f"{self._name(one, labels)} {told}")
-                    series.append(_foreign(one, labels))
+                    if as_lines:
+                        told = place if isinstance(place, str) else f"%s{one.exponent}"
+                        lines.append(f"{self._name(one, labels)} {told}")
+                    else:
+                        series.append(_foreign(one, labels))
         pick = getter(keys)
         return _Known(
+            as_lines,
             len(tokens),
             pick,
             pick(tokens),

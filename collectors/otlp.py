@@ -162,6 +162,8 @@ class Encoder:
             part = self._rows = _Part(points, every, part.starts() if part else {}, now)
             self._shape = (shape, [dict(info) for info in infos])
             values = part.pick(every)
+            del points
+            heap.trim()
         return part.encode(values, shares.values(), now, self._seen)
 
     def _encode_more(

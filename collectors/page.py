@@ -67,19 +67,17 @@ class Names:
         if "dcgm" in wanted:
             from wellfed.collectors.names_dcgm import DcgmNames
 
-            self._dcgm = DcgmNames(host_name(options))
+            self._dcgm = DcgmNames(host_name(options), openmetrics, host_labels(options))
         if "node_exporter" in wanted:
             from wellfed.collectors.names_node import NodeNames
 
             self._node = NodeNames(openmetrics, host_labels(options))
 
-    def families(self, rows: Sequence[Row]) -> list[Family]:
-        """Those that come from rows."""
-        return self._dcgm.families(rows, time.monotonic()) if self._dcgm else []
-
-    def text(self) -> str:
-        """Lines of those that come from files."""
-        return self._node.text(self._roots) if self._node else ""
+    def text(self, rows: Sequence[Row]) -> str:
+        """Complete lines of all series."""
+        dcgm = self._dcgm.text(rows, time.monotonic()) if self._dcgm else ""
+        node = self._node.text(self._roots) if self._node else ""
+        return "\n".join(filter(None, (dcgm, node)))
 
     def points(self, rows: Sequence[Row]) -> list[tuple[Sequence[Foreign], Sequence[float]]]:
         """All series with their values by exporter, for OTLP."""
@@ -100,7 +98,7 @@ class Page:
 
     def render(self, rows: Sequence[Row], families: Iterable[Family]) -> bytes:
         """The whole page."""
-        return self._exposition.render(rows, [*families, *self._names.families(rows)], self._names.text())
+        return self._exposition.render(rows, families, self._names.text(rows))
 
 
 def textfile(folder: str, options: Mapping[str, object]) -> Callable[[Window], None]:

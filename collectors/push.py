@@ -7,8 +7,6 @@ dropped and counted. Source: the OTLP specification, "OTLP/HTTP Response" and "F
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import http.client
 import logging
 import random
 import socket
@@ -18,6 +16,8 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import h11
 
 from wellfed.collectors.compress import gzipped, plain
 from wellfed.collectors.destination import Destination
@@ -34,6 +34,9 @@ _LATER = frozenset({429, 502, 503, 504})
 _LATER_GRPC = frozenset(
     {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
 )
+_CHUNK = 1 << 16
+#: An answer holds a sentence at most.
+MAX_ANSWER = 1 << 20
 FIRST_DELAY = 1.0
 MAX_DELAY = 60.0
 #: A receiver may ask for patience, not for ever.
@@ -56,68 +59,99 @@ class _Sender(Protocol):
 
 
 class _Http:
-    """One kept-alive connection."""
+    """One kept-alive connection. h11 is there for the agent's own endpoint; http.client and the email package
+    behind it would be 1 MiB more.
+    """
 
     def __init__(self, to: Destination) -> None:
         self._to = to
-        self._url = urllib.parse.urlsplit(to.url)
-        self._connection: http.client.HTTPConnection | None = None
-        self._tls = _context(to) if self._url.scheme == "https" else None
+        url = urllib.parse.urlsplit(to.url)
+        self._where = (url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+        self._path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        self._headers = {
+            "Host": url.netloc.rpartition("@")[2],
+            "Content-Type": "application/x-protobuf",
+            "User-Agent": "wellfed-agent",
+            **({"Content-Encoding": "gzip"} if to.gzip else {}),
+            **to.headers,
+        }
+        self._tls = _context(to) if url.scheme == "https" else None
+        self._socket: socket.socket | None = None
+        self._http = h11.Connection(h11.CLIENT)
 
     def send(self, body: bytes) -> Outcome:
-        fresh = self._connection is None
+        body = gzipped(body) if self._to.gzip else plain(body)
+        fresh = self._socket is None
         try:
             return self._post(body)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, h11.ProtocolError) as error:
             self.close()
             if fresh or isinstance(error, TimeoutError):
                 return Outcome(False, error=f"{type(error).__name__}: {error}")
         # A kept connection that the receiver closed meanwhile says nothing about the receiver.
         try:
             return self._post(body)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, h11.ProtocolError) as error:
             self.close()
             return Outcome(False, error=f"{type(error).__name__}: {error}")
 
     def _post(self, body: bytes) -> Outcome:
-        connection = self._connection or self._connect()
-        headers = {
-            "Content-Type": "application/x-protobuf",
-            "User-Agent": "wellfed-agent",
-            **self._to.headers,
-        }
-        body = gzipped(body) if self._to.gzip else plain(body)
-        if self._to.gzip:
-            headers["Content-Encoding"] = "gzip"
-        path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
-        connection.request("POST", path, body, headers)
-        answer = connection.getresponse()
-        content = answer.read(1 << 20)
-        if answer.will_close:
+        connection, http = self._socket or self._connect(), self._http
+        headers = [*self._headers.items(), ("Content-Length", str(len(body)))]
+        parts = [
+            http.send(h11.Request(method="POST", target=self._path, headers=headers)),
+            http.send(h11.Data(data=body)),
+            http.send(h11.EndOfMessage()),
+        ]
+        connection.sendall(b"".join(part for part in parts if part))
+        status, said, content = self._answer(connection)
+        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+            http.start_next_cycle()
+        else:
             self.close()
-        if 200 <= answer.status < 300:
-            return _partial(content, answer.getheader("Content-Type", ""))
-        error = f"HTTP {answer.status} {answer.reason}"
-        if answer.status in _LATER:
-            return Outcome(False, after=_retry_after(answer.getheader("Retry-After", "")), error=error)
+        if 200 <= status < 300:
+            return _partial(content, said.get("content-type", ""))
+        error = f"HTTP {status} {said['']}".strip()
+        if status in _LATER:
+            return Outcome(False, after=_retry_after(said.get("retry-after", "")), error=error)
         return Outcome(True, rejected=-1, error=error)
 
-    def _connect(self) -> http.client.HTTPConnection:
-        host, port = self._url.hostname or "", self._url.port
-        if self._tls is not None:
-            self._connection = http.client.HTTPSConnection(
-                host, port, timeout=self._to.timeout, context=self._tls
-            )
-        else:
-            self._connection = http.client.HTTPConnection(host, port, timeout=self._to.timeout)
-        self._connection.connect()
-        self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self._connection
+    def _answer(self, connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (under "" the reason) and content."""
+        status, headers, content = 0, {}, b""
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                self._http.receive_data(connection.recv(_CHUNK))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+                headers = {name.decode("latin-1"): text.decode("latin-1") for name, text in event.headers}
+                headers[""] = event.reason.decode("latin-1")
+            elif isinstance(event, h11.Data):
+                content += event.data
+                if len(content) > MAX_ANSWER:
+                    raise h11.RemoteProtocolError(f"the answer is longer than {MAX_ANSWER} bytes")
+            elif isinstance(event, h11.EndOfMessage):
+                return status, headers, content
+            elif not isinstance(event, h11.InformationalResponse):
+                raise h11.RemoteProtocolError("the connection was closed")
+
+    def _connect(self) -> socket.socket:
+        raw = socket.create_connection(self._where, self._to.timeout)
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                raw = self._tls.wrap_socket(raw, server_hostname=self._where[0])
+        except BaseException:
+            raw.close()
+            raise
+        self._socket, self._http = raw, h11.Connection(h11.CLIENT)
+        return raw
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 class _Grpc:
@@ -193,6 +227,8 @@ def _partial(content: bytes, kind: str) -> Outcome:
 def _retry_after(text: str) -> float | None:
     if text.strip().isdigit():
         return min(float(text), MAX_RETRY_AFTER)
+    import email.utils
+
     with contextlib.suppress(TypeError, ValueError):
         at = email.utils.parsedate_to_datetime(text).timestamp()
         return min(max(0.0, at - time.time()), MAX_RETRY_AFTER)

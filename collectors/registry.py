@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from wellfed.collectors.board import Board
 from wellfed.collectors.endpoints import Endpoints
 
-__all__ = ["COLLECTORS", "Collector", "Roots", "Row", "load", "register"]
+__all__ = ["COLLECTORS", "Collector", "Roots", "Row", "load", "register", "sources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,9 @@ _PLUMBING = frozenset(
         "messages",
         "catalog",
         "columns",
+        "crew",
         "doctor",
+        "embed",
         "endpoints",
         "fetch",
         "files",
@@ -115,10 +117,13 @@ _PLUMBING = frozenset(
         "listeners",
         "inference_names",
         "names",
+        "page",
         "processes",
         "registry",
         "sampler",
         "samples",
+        "selfcost",
+        "slot",
         "unwrap",
     }
     | {"compress", "destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}
@@ -128,9 +133,14 @@ _PLUMBING = frozenset(
 )
 
 
+def sources() -> list[str]:
+    """Modules of this folder that are sources."""
+    modules = sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]))
+    return [module for module in modules if module not in _PLUMBING and not module.startswith("_")]
+
+
 def load() -> Mapping[str, Callable[[], Collector]]:
     """Imports every source module of this folder, so that each registers itself."""
-    for module in sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)])):
-        if module not in _PLUMBING and not module.startswith("_"):
-            import_module(f"wellfed.collectors.{module}")
+    for module in sources():
+        import_module(f"wellfed.collectors.{module}")
     return dict(sorted(COLLECTORS.items()))

@@ -160,12 +160,10 @@ class Sampler:
 
 
 def _merge(merged: dict[tuple[str, tuple[str, ...]], Row], row: Row) -> None:
-    known = merged.get((row.table, row.key))
-    if known is None:
-        merged[row.table, row.key] = Row(row.table, row.key, dict(row.values), dict(row.info))
-    else:
-        known.values.update(row.values)
-        known.info.update(row.info)
+    name = (row.table, row.key)
+    known = merged.get(name)
+    # Rows belong to who made them: two become a third, one is passed on as it is.
+    merged[name] = row if known is None else Row(*name, known.values | row.values, known.info | row.info)
 
 
 def by_table(rows: Iterable[Row]) -> Mapping[str, list[Row]]:

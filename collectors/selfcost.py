@@ -12,14 +12,16 @@ import platform
 import resource
 import threading
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from wellfed import __version__
 from wellfed.collectors.exposition import Family, labelled
-from wellfed.collectors.processes import stat
+from wellfed.collectors.files import read
 from wellfed.collectors.slot import Slot
 
 __all__ = ["Marker", "families", "profile"]
 
+PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 #: Seconds before the profile begins to count: opening files and devices is paid once.
 WARM_UP = 3.0
 
@@ -52,15 +54,13 @@ class Marker:
 
 def families(slots: Iterable[Slot], marker: Marker | None = None) -> list[Family]:
     """The agent's own metrics."""
-    build = labelled([("version", __version__), ("python", platform.python_version())])
-    slots = list(slots)
     found = [
-        Family("wellfed_build", "info", "Version of the agent", [(build, 1.0)]),
+        Family("wellfed_build", "info", "Version of the agent", [(_build(), 1.0)]),
         Family(
             "wellfed_agent_collector_cpu_seconds",
             "counter",
             "CPU time spent in reads of a collector, its worker process included",
-            [(labelled([("collector", slot.collector.name)]), cost(slot)) for slot in slots],
+            [(_label(slot.collector.name), cost(slot)) for slot in slots],
         ),
     ]
     if marker is not None and marker.clean is not None:
@@ -68,10 +68,9 @@ def families(slots: Iterable[Slot], marker: Marker | None = None) -> list[Family
         found.append(
             Family("wellfed_agent_previous_shutdown_clean", "gauge", text, [("", float(marker.clean))])
         )
-    me = stat("/proc", os.getpid())
     process = (
         ("cpu_seconds", "counter", "CPU time of the agent's process", _own()),
-        ("resident_memory_bytes", "gauge", "Resident memory", me.memory_bytes if me else None),
+        ("resident_memory_bytes", "gauge", "Resident memory", _resident()),
         ("threads", "gauge", "Threads", float(threading.active_count())),
     )
     return found + [
@@ -79,6 +78,24 @@ def families(slots: Iterable[Slot], marker: Marker | None = None) -> list[Family
         for name, kind, text, value in process
         if value is not None
     ]
+
+
+@lru_cache(maxsize=1)
+def _build() -> str:
+    return labelled([("version", __version__), ("python", platform.python_version())])
+
+
+@lru_cache(maxsize=128)
+def _label(collector: str) -> str:
+    return labelled([("collector", collector)])
+
+
+def _resident() -> float | None:
+    """Bytes in memory, None where /proc is not mounted. Unlike stat, statm does not ask every thread."""
+    try:
+        return float(int(read("/proc/self/statm").split()[1]) * PAGE_BYTES)
+    except OSError:
+        return None
 
 
 def cost(slot: Slot) -> float:
@@ -101,9 +118,8 @@ def profile(slots: Sequence[Slot], stop: threading.Event, seconds: float) -> Non
         rows.append((cost(slot) - before, slot.collector.name, slot.reads - reads, len(slot.rows)))
     for spent, name, reads, found in sorted(rows, reverse=True):
         print(f"{name:16} {spent / seconds * 1e3:18.3f} {reads:6} {found:6}")
-    me = stat("/proc", os.getpid())
     print(f"{'whole agent':16} {whole / seconds * 1e3:18.3f}")
-    print(f"resident memory: {me.memory_bytes / 2**20 if me else 0:.1f} MiB", flush=True)
+    print(f"resident memory: {(_resident() or 0.0) / 2**20:.1f} MiB", flush=True)
 
 
 def _worker(slot: Slot) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,14 @@ def test_the_self_profile_names_every_collector_and_what_it_costs(
     assert all(cost > 0 for cost in costs.values())
     assert lines[3].startswith("whole agent")
     assert "MiB" in lines[4]
+
+
+def test_only_sources_are_imported_as_sources_and_none_brings_a_heavy_library() -> None:
+    program = (
+        "import sys; from wellfed.collectors import agent, registry; registry.load();"
+        "mine = {c.__module__ for c in registry.COLLECTORS.values()};"
+        "print(sorted(m for m in registry.sources() if f'wellfed.collectors.{m}' not in mine),"
+        "sorted({'prometheus_client', 'google.protobuf', 'grpc', 'polars', 'dash', 'pynvml'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] []"

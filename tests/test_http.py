@@ -108,6 +108,28 @@ def test_a_request_that_is_repeated_or_comes_in_parts_or_with_another_is_answere
                 )
 
 
+def test_what_is_rehearsed_is_answered_before_anybody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "REHEARSAL", 0.01)
+    asked, done = [], threading.Event()
+
+    def page(request: Request) -> Response:
+        asked.append(request.headers["accept"])
+        if len(asked) == 2:
+            done.set()
+        raise RuntimeError("no")
+
+    served = Endpoint(
+        "127.0.0.1:0", {"/": page}, rehearsed=[Request("/", {"accept": kind}) for kind in ("a", "b")]
+    )
+    served.start()
+    try:
+        assert done.wait(10)
+        assert asked == ["a", "b"]
+        assert get(served, "/", accept="c")[0] == 500
+    finally:
+        served.close()
+
+
 def test_a_request_after_others_has_no_longer_than_the_first(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,11 +106,22 @@ def test_a_hub_keeps_its_secrets(programs: Programs, tmp_path: Path) -> None:
         "--header",
         f"X-Token: {PLANTED}",
         f"--bearer-token-file={token}",
+        f"--dashboard-token-file={token}",
         "--log-level=debug",
     )
     metrics = f"http://127.0.0.1:{ports['--metrics-address']}/metrics"
     pages = f"http://127.0.0.1:{ports['--address']}"
-    until(lambda: fetch(pages), what="the pages")
+    until(lambda: fetch(pages + "/healthz"), what="the pages")
+
+    def page(path: str, body: bytes | None = None, secret: str = PLANTED) -> bytes:
+        """A page of the dashboard with its headers, cookies among them."""
+        request = urllib.request.Request(pages + path, body, {"Authorization": f"Bearer {secret}"})
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return bytes(answer.headers) + answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return bytes(error.headers) + error.read()
 
     def post(secret: str) -> bytes:
         body = Encoder({"host.name": "n1"}).encode(Window(1.0, [Row("host", (), {"load1": 1.0})]))
@@ -126,7 +137,9 @@ def test_a_hub_keeps_its_secrets(programs: Programs, tmp_path: Path) -> None:
     answers = [post(PLANTED), post(PLANTED + "x"), guarded(metrics), guarded(metrics, PLANTED + "x")]
     assert [answer[:3] == b"401" for answer in answers[:2]] == [False, True]
     until(lambda: b"cannot reach" in process.log.read_bytes(), what="the server is away")  # type: ignore[attr-defined]
-    answers += [fetch(pages + path) for path in ("/", "/_dash-layout", "/_dash-dependencies")]
+    answers += [page(path) for path in ("/", "/_dash-layout", "/_dash-dependencies", "/login")]
+    answers += [page("/login", f"token={secret}".encode()) for secret in (PLANTED, PLANTED + "x")]
+    answers += [page("/", secret=PLANTED + "x")]
     process.send_signal(signal.SIGTERM)
     assert process.wait(15) == 0
     told(process.log.read_bytes(), *answers, *files(tmp_path / "store"))  # type: ignore[attr-defined]

@@ -68,9 +68,10 @@ HUB_DAY = """
 import gc, json, os, sys, threading
 from datetime import UTC, datetime, timedelta
 from wellfed.analysis import receiver as receiving
-from wellfed.analysis.live import Live, LookBack
+from wellfed.analysis.live import Live
 from wellfed.analysis.receiver import Receiver
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.collectors.exposition import Exposition
 from wellfed.collectors.otlp import Encoder
 from wellfed.collectors.registry import Row
@@ -96,7 +97,7 @@ def state():
 
 states = []
 with Store(folder + "/store") as store:
-    receiver, live = Receiver(store), Live(store, LookBack(store))
+    receiver, live = Receiver(store), Live(store, Streaming(store))
     for number in range(1, windows + 1):
         now = start + timedelta(seconds=10 * number)
         # Jobs come and go, and with them their series.

@@ -21,10 +21,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from wellfed import connections
 from wellfed.analysis import receiver as receiving
-from wellfed.analysis.live import Live, LookBack
+from wellfed.analysis.live import Live
 from wellfed.analysis.live_findings import Tracker
 from wellfed.analysis.receiver import Limits, Receiver
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.collectors.exposition import Exposition
 from wellfed.collectors.otlp import Encoder
 from wellfed.collectors.registry import Row
@@ -138,7 +139,7 @@ def test_ten_thousand_findings_are_a_thousand_series_that_every_parser_reads(
 ) -> None:
     draw = random.Random(4711)
     nasty = ['"', "\\", "\n", "}", "{", ",", "é", "\u2028", "x" * 10_000, "# EOF"]
-    live = Live(store, LookBack(store))
+    live = Live(store, Streaming(store))
     when = "2026-03-01T10:00:00+00:00"
     found = [
         {

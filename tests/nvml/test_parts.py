@@ -65,6 +65,14 @@ def test_a_resident_kernel_that_does_nothing_spins(
     assert reduced([active, sm, 0, tensor, dram, 0, 0, 0, 0])["spin_seconds"] == (0.1 if spins else 0.0)
 
 
+@given(st.lists(st.tuples(st.tuples(*[st.floats(0, 100)] * 9), st.floats(0.1, 1)), min_size=1, max_size=16))
+def test_many_pairs_at_once_are_the_sum_of_each(pairs: list[tuple[tuple[float, ...], float]]) -> None:
+    each = [gpm.reduce(metrics, seconds) for metrics, seconds in pairs]
+    assert gpm.total(*zip(*pairs, strict=True)) == pytest.approx(
+        [math.fsum(c) for c in zip(*each, strict=True)]
+    )
+
+
 @given(st.lists(st.just(NAN) | st.floats(-1, 1e6), min_size=9, max_size=9), st.floats(0.1, 10))
 def test_what_is_unknown_stays_unknown_and_no_share_exceeds_its_time(
     metrics: list[float], seconds: float

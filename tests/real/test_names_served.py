@@ -159,9 +159,21 @@ def test_dcgm_gauges_are_means_of_the_last_second_in_dcgms_units() -> None:
         }
         return [Row("gpu", ("GPU-a",), values, info), job]
 
-    assert not any("PROF" in family.name for family in names.families(gpu(10.0, 100.0), 50.0))
-    found = {family.name: family for family in names.families(gpu(11.0, 300.0), 52.0)}
-    value = {name: family.samples[0][1] for name, family in found.items()}
+    def told(rows: list[Row], now: float) -> dict[str, tuple[float, str]]:
+        return {
+            # The parser's own: a counter is called _total.
+            s.name.removesuffix("_total"): (
+                s.value,
+                ",".join(f'{name}="{text}"' for name, text in s.labels.items()),
+            )
+            for family in text_families(names.text(rows, now) + "\n")
+            for s in family.samples
+        }
+
+    assert not any("PROF" in name for name in told(gpu(10.0, 100.0), 50.0))
+    found = told(gpu(11.0, 300.0), 52.0)
+    assert "\nDCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{" in names.text(gpu(11.0, 300.0), 52.0)
+    value = {name: value for name, (value, _) in found.items()}
     assert value["DCGM_FI_PROF_GR_ENGINE_ACTIVE"] == 0.5
     assert value["DCGM_FI_DEV_GPU_UTIL"] == pytest.approx(50.0)
     assert value["DCGM_FI_PROF_PCIE_RX_BYTES"] == 100.0
@@ -169,17 +181,26 @@ def test_dcgm_gauges_are_means_of_the_last_second_in_dcgms_units() -> None:
     assert value["DCGM_FI_DEV_FB_USED"] == 1024.0
     assert value["DCGM_FI_DEV_FB_FREE"] == 2048.0
     assert value["DCGM_FI_DEV_SM_CLOCK"] == pytest.approx(1980.0)
-    labels = found["DCGM_FI_DEV_GPU_UTIL"].samples[0][0]
-    assert labels == (
+    assert found["DCGM_FI_DEV_GPU_UTIL"][1] == (
         'gpu="3",UUID="GPU-a",pci_bus_id="0000:1b:00.0",device="nvidia3",modelName="H100",Hostname="n1",'
         'pod="train-0",namespace="ml"'
     )
     # A second scraper within the second sees the same; a reset counter is left out, not negative.
-    again = {f.name: f.samples[0][1] for f in names.families(gpu(11.9, 300.0), 52.5)}
-    assert again["DCGM_FI_DEV_GPU_UTIL"] == pytest.approx(50.0)
-    reset = {f.name for f in names.families(gpu(1.0, 400.0), 54.0)}
+    assert told(gpu(11.9, 300.0), 52.5)["DCGM_FI_DEV_GPU_UTIL"][0] == pytest.approx(50.0)
+    reset = told(gpu(1.0, 400.0), 54.0)
     assert "DCGM_FI_DEV_GPU_UTIL" not in reset
     assert "DCGM_FI_PROF_PCIE_RX_BYTES" in reset
+    # OpenMetrics has no counter without _total; the name that dashboards ask for stays.
+    other = DcgmNames("n1", openmetrics=True, labels=[("hostname", "n1")])
+    energy = next(
+        family
+        for family in openmetrics_families(other.text(gpu(1.0, 400.0), 54.0) + "\n# EOF\n")
+        if family.name == "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
+    )
+    assert [(s.name, s.value, s.labels["hostname"]) for s in energy.samples] == [(energy.name, 2500.0, "n1")]
+    # A slice that moves to another pod is told under the new one's name.
+    job.info["name"] = "ml/eval-1"
+    assert 'pod="eval-1"' in told(gpu(2.0, 500.0), 56.0)["DCGM_FI_DEV_FB_USED"][1]
 
 
 def test_the_textfile_is_read_by_a_real_node_exporter(programs: Programs, node: Path, tmp_path: Path) -> None:
