@@ -130,6 +130,23 @@ def test_a_page_that_fails_keeps_what_it_showed_under_a_banner(source: Fixed, vi
     visit.clean()
 
 
+def test_a_page_that_takes_long_shows_its_bones_and_then_its_data(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    class Slow(Shown):
+        def answer(self, wanted: Range) -> Answer:
+            assert ready.wait(60)
+            return super().answer(wanted)
+
+    ready = threading.Event()
+    with served(Slow(fresh(source))) as (address, _):
+        visit.page.goto(address + "/jobs")
+        visit.page.wait_for_selector("main .bones .bone")
+        assert visit.page.locator("#verdict").count() == 0
+        ready.set()
+        visit.page.wait_for_selector("#verdict")
+        assert visit.page.locator("main .bones").count() == 0
+    visit.clean()
+
+
 def test_old_data_is_dimmed_and_says_its_age(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
     with served(Shown(fresh(source, age=125))) as (address, _):
         page = visit.open(address + "/")
