@@ -13,9 +13,9 @@ from typing import Any
 import polars as pl
 
 from wellfed.analysis.blame import with_blame
-from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced, tokens, usage
+from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced, usage
 from wellfed.analysis.hosts import facts, pressures
-from wellfed.analysis.profile import Profile, profiles
+from wellfed.analysis.profile import Profile, profiles, work
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import TS
 from wellfed.analysis.segment import State, combine, cut, map_segment
@@ -44,6 +44,7 @@ class Diagnosis:
     gpu, job, cause, lost_seconds; sums to lost_seconds. hosts: a row a host and window
     (wellfed.analysis.hosts.pressures).
     usage: a row a GPU and job (wellfed.analysis.cost.USAGE).
+    work: a row a job (wellfed.analysis.profile.WORK).
     """
 
     document: dict[str, Any]
@@ -51,6 +52,7 @@ class Diagnosis:
     shares: pl.DataFrame
     hosts: pl.DataFrame
     usage: pl.DataFrame
+    work: pl.DataFrame
 
 
 def diagnose(
@@ -58,14 +60,15 @@ def diagnose(
     *,
     start: datetime | None = None,
     end: datetime | None = None,
+    since: datetime | None = None,
     price: float | Prices | None = None,
     stretch: float = 1.0,
 ) -> Diagnosis:
     """The answer for a range of tables (all of the catalog's, empty where there is no data).
 
-    start, end: what was asked for; the data's own bounds when None. price: money for one GPU-hour,
-    of all models or by model. stretch: multiplies all thresholds of the evidence, to see how much hangs on
-    them.
+    start, end: what was asked for; the data's own bounds when None. since: windows up to then count for
+    nothing, they only teach what is normal. price: money for one GPU-hour, of all models or by model.
+    stretch: multiplies all thresholds of the evidence, to see how much hangs on them.
     """
     prices = Prices(price) if isinstance(price, float | int) else price
     step = native_step(tables)
@@ -74,6 +77,8 @@ def diagnose(
     partials = [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
     if partials:
         rows, split, found = combine(partials, step)
+        if since is not None:
+            rows, split, hosts = (frame.filter(pl.col("ts") > since) for frame in (rows, split, hosts))
         windows = _windows(rows, split)
         used = usage(rows.lazy()).collect()
         found = priced(found, prices, used)
@@ -82,9 +87,15 @@ def diagnose(
         split, found, used = SHARES.to_frame(), [], USAGE.to_frame()
     started = boots(tables["host"], step)
     sums = {name: amounts(tables[name], TABLES[name], step, started) for name in ("step", "server", "job")}
+    if since is not None:
+        tables, sums = (
+            {name: frame.filter(pl.col("ts") > since) for name, frame in each.items()}
+            for each in (tables, sums)
+        )
     rooted = root_view(split, found)
-    told = dict(tokens(sums["step"], sums["server"], used.lazy()).collect().iter_rows())
-    kinds = profiles(used, split, sums)
+    done = work(sums, used)
+    told = dict(done.select("job", "tokens").drop_nulls().iter_rows())
+    kinds = profiles(used, split, done)
     bounds = _bounds(tables)
     document: dict[str, Any] = {
         "version": 1,
@@ -107,7 +118,7 @@ def diagnose(
         "warnings": _warnings(rows, hosts),
         "hosts": facts(hosts),
     }
-    return Diagnosis(document, windows, split, hosts, used)
+    return Diagnosis(document, windows, split, hosts, used, done)
 
 
 def _windows(rows: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
