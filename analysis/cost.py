@@ -16,7 +16,7 @@ import polars as pl
 
 from wellfed.prices import Prices
 
-__all__ = ["USAGE", "efficiency", "mean_price", "priced", "tokens", "usage"]
+__all__ = ["DIGITS", "SUMMED", "USAGE", "efficiency", "mean_price", "priced", "tokens", "usage"]
 
 #: A window that lost less than this share of its time shows what a fed GPU draws.
 FED = 0.05
@@ -32,7 +32,9 @@ USAGE = pl.Schema(
 )  # fmt: skip
 _KEYS = ("host", "gpu", "job")
 _WHO = ("host", "gpu", "model")
-_SUMMED = tuple(name for name in USAGE if name not in (*_KEYS, "model"))
+#: What can be added up: columns of USAGE, and the digits after the point that count.
+SUMMED = tuple(name for name in USAGE if name not in (*_KEYS, "model"))
+DIGITS = {name: 3 if name.startswith("joules") else 6 for name in SUMMED}
 
 
 def mean_price(prices: Prices | None, used: pl.DataFrame) -> float | None:
@@ -61,6 +63,7 @@ def _cost(prices: Prices, used: pl.DataFrame) -> float | None:
 def usage(rows: pl.LazyFrame) -> pl.LazyFrame:
     """One row a GPU and job (columns of USAGE; null = not measured) from diagnosed windows.
 
+    Amounts of a window are whole microseconds and millijoules, so that sums do not depend on their order.
     rows: as wellfed.analysis.split.scored gives them (fractions act, sm, tensor, dram, idle, spin).
     """
     observed = pl.coalesce("observed_seconds", "dt")
@@ -89,9 +92,10 @@ def usage(rows: pl.LazyFrame) -> pl.LazyFrame:
         .group_by(who)
         .agg(
             pl.col("model").drop_nulls().last(),
-            *(pl.when(pl.col(c).count() > 0).then(pl.col(c).sum()).alias(c) for c in _SUMMED),
+            *(pl.when(pl.col(c).count() > 0).then(pl.col(c).round(DIGITS[c]).sum()).alias(c) for c in SUMMED),
         )
         .select(USAGE.names())
+        .sort(_KEYS)
     )
 
 

@@ -13,16 +13,13 @@ from typing import Any
 import polars as pl
 
 from wellfed.analysis.blame import with_blame
-from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced, tokens, usage
-from wellfed.analysis.features import join
-from wellfed.analysis.findings import episodes, findings
+from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced, usage
 from wellfed.analysis.hosts import facts, pressures
-from wellfed.analysis.lost import gpu_windows, with_gaps, with_loss, with_reference
-from wellfed.analysis.profile import Profile, profiles
-from wellfed.analysis.ranks import with_ranks
+from wellfed.analysis.profile import Profile, profiles, work
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import TS
-from wellfed.analysis.split import scored, shares
+from wellfed.analysis.segment import State, combine, cut, map_segment
+from wellfed.analysis.split import SHARES
 from wellfed.analysis.windows import amounts, boots, native_step
 from wellfed.collectors.catalog import TABLES
 from wellfed.prices import Prices
@@ -47,6 +44,7 @@ class Diagnosis:
     gpu, job, cause, lost_seconds; sums to lost_seconds. hosts: a row a host and window
     (wellfed.analysis.hosts.pressures).
     usage: a row a GPU and job (wellfed.analysis.cost.USAGE).
+    work: a row a job (wellfed.analysis.profile.WORK).
     """
 
     document: dict[str, Any]
@@ -54,6 +52,7 @@ class Diagnosis:
     shares: pl.DataFrame
     hosts: pl.DataFrame
     usage: pl.DataFrame
+    work: pl.DataFrame
 
 
 def diagnose(
@@ -61,40 +60,42 @@ def diagnose(
     *,
     start: datetime | None = None,
     end: datetime | None = None,
+    since: datetime | None = None,
     price: float | Prices | None = None,
+    stretch: float = 1.0,
 ) -> Diagnosis:
     """The answer for a range of tables (all of the catalog's, empty where there is no data).
 
-    start, end: what was asked for; the data's own bounds when None. price: money for one GPU-hour,
-    of all models or by model.
+    start, end: what was asked for; the data's own bounds when None. since: windows up to then count for
+    nothing, they only teach what is normal. price: money for one GPU-hour, of all models or by model.
+    stretch: multiplies all thresholds of the evidence, to see how much hangs on them.
     """
     prices = Prices(price) if isinstance(price, float | int) else price
     step = native_step(tables)
     hosts = pressures(tables["host"], step).collect(engine="streaming")
-    started = boots(tables["host"], step)
-    on_host = {
-        name: amounts(rows, TABLES[name], step, None if name == "array" else started)
-        for name, rows in tables.items()
-        if name != "collector"
-    }
-    on_host["gpu"], on_host["step"] = with_ranks(on_host["gpu"], on_host["step"])
-    if on_host["gpu"].head(1).collect().is_empty():
-        rows, used = pl.DataFrame(), USAGE.to_frame()
-        windows, split, found = pl.DataFrame(schema=_WINDOWS), _no_shares(), []
-    else:
-        held = with_gaps(gpu_windows(on_host["gpu"], step), on_host["host"])
-        base = with_loss(with_reference(held))
-        rows = scored(join(base, on_host)).filter(pl.col("dt").is_not_null()).collect(engine="streaming")
-        split = shares(rows.lazy()).collect(engine="streaming")
+    state = State(step, stretch)
+    partials = [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
+    if partials:
+        rows, split, found = combine(partials, step)
+        if since is not None:
+            rows, split, hosts = (frame.filter(pl.col("ts") > since) for frame in (rows, split, hosts))
         windows = _windows(rows, split)
         used = usage(rows.lazy()).collect()
-        last = rows["ts"].max()
-        assert last is None or isinstance(last, datetime)
-        found = findings(episodes(split, rows, step), rows, last, step) if last else []
         found = priced(found, prices, used)
+    else:
+        rows, windows = pl.DataFrame(), pl.DataFrame(schema=_WINDOWS)
+        split, found, used = SHARES.to_frame(), [], USAGE.to_frame()
+    started = boots(tables["host"], step)
+    sums = {name: amounts(tables[name], TABLES[name], step, started) for name in ("step", "server", "job")}
+    if since is not None:
+        tables, sums = (
+            {name: frame.filter(pl.col("ts") > since) for name, frame in each.items()}
+            for each in (tables, sums)
+        )
     rooted = root_view(split, found)
-    told = dict(tokens(on_host["step"], on_host["server"], used.lazy()).collect().iter_rows())
-    kinds = profiles(used, split, on_host)
+    done = work(sums, used)
+    told = dict(done.select("job", "tokens").drop_nulls().iter_rows())
+    kinds = profiles(used, split, done)
     bounds = _bounds(tables)
     document: dict[str, Any] = {
         "version": 1,
@@ -117,20 +118,7 @@ def diagnose(
         "warnings": _warnings(rows, hosts),
         "hosts": facts(hosts),
     }
-    return Diagnosis(document, windows, split, hosts, used)
-
-
-def _no_shares() -> pl.DataFrame:
-    return pl.DataFrame(
-        schema={
-            "ts": TS,
-            "host": pl.String,
-            "gpu": pl.String,
-            "job": pl.String,
-            "cause": pl.String,
-            "lost_seconds": pl.Float64,
-        }
-    )
+    return Diagnosis(document, windows, split, hosts, used, done)
 
 
 def _windows(rows: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:

@@ -1,18 +1,18 @@
-"""Signatures: what must hold, what speaks against, what supports each cause; and their scores per window.
+"""Evidence as ramps: what must hold, what speaks against, what supports a cause, and the score of all that.
 
 score = product of the necessary ramps x product of (1 - contra) x weighted mean of the supporting ramps that
 exist. A cause whose necessary signal is missing cannot be claimed. Every ramp keeps its value: it is the
-explanation. Thresholds are physical (shares of time, utilisation, latency), with wide ramps, and say why.
+explanation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-__all__ = ["SIGNATURES", "Ramp", "Signature", "score"]
+__all__ = ["Ramp", "Signature", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,15 @@ class Ramp:
     weight: float = 1.0
 
     def expr(self, stretch: float = 1.0) -> pl.Expr:
-        """Value 0..1, null where the feature is. stretch: multiplies both ends (sensitivity tests)."""
+        """Value 0..1, null where the feature is. stretch: moves both ends (sensitivity tests).
+
+        A share that ends near one has its distance to one multiplied, a yes or no stays, all else is scaled.
+        """
         lo, hi = self.lo * stretch, self.hi * stretch
+        if self.lo >= 0.5 and self.hi <= 1:
+            lo, hi = 1 - (1 - self.lo) * stretch, 1 - (1 - self.hi) * stretch
+        elif (self.lo, self.hi) == (0, 1):
+            lo, hi = self.lo, self.hi
         return ((self.value() - lo) / (hi - lo)).clip(0, 1)
 
     def value(self) -> pl.Expr:
@@ -39,9 +46,10 @@ class Ramp:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One cause. any_of: groups of which the best ramp counts as one necessary ramp."""
+    """One cause. why: the reason it must hold. any_of: groups of which the best ramp counts as necessary."""
 
     cause: str
+    why: str = ""
     need: Sequence[Ramp] = ()
     any_of: Sequence[Sequence[Ramp]] = ()
     contra: Sequence[Ramp] = ()
@@ -67,332 +75,5 @@ def score(signature: Signature, stretch: float = 1.0) -> pl.Expr:
         weight = sum((pl.when(e.is_not_null()).then(w).otherwise(0.0) for e, w in have), start=pl.lit(0.0))
         total = sum((e.fill_null(0.0) * w for e, w in have), start=pl.lit(0.0))
         # Without any supporting signal the necessary ones stand alone, and less sure.
-        value = value * pl.when(weight > 0).then(0.5 + 0.5 * total / weight).otherwise(0.7)
+        value = value * pl.when(weight > 0).then(0.7 + 0.3 * total / weight).otherwise(0.9)
     return value.alias(signature.cause)
-
-
-_IO = Ramp("I/O pressure", "psi_io", 0.05, 0.25)
-_CPU = Ramp("CPU pressure", "psi_cpu", 0.15, 0.5)
-_BUSY = Ramp("CPU used of what it may use", "cpu_share", 0.75, 0.95)
-_WAITS = Ramp("data wait in the loop", "g_data", 0.03, 0.15, 2.0)
-#: Whoever lacks data has no kernel to run, or says so.
-_STARVES = Ramp(
-    "a rank of this host without kernels or waiting for data, of two minutes", "n_starve", 0.03, 0.1, 0.5
-)
-_SPIN = Ramp("GPUs spinning in a collective", "g_spin", 0.03, 0.13)
-_COMM = Ramp("exposed communication beyond the best windows", "x_comm", 0.03, 0.1, 2.0)
-#: Outstanding reads by Little's law: a loader that keeps up rarely has one waiting.
-_M_OUT = Ramp("reads outstanding at the mount", "m_outstanding", 0.4, 2.0)
-_M_SLOW = (
-    Ramp("mount read time against its quiet tenth", "m_ratio", 1.3, 2.5),
-    Ramp("mount read time, s", "m_exec", 0.015, 0.05),
-    Ramp("retransmissions", "m_retrans", 0.0005, 0.003),
-)
-_META = Ramp("share of metadata operations", "m_meta_share", 0.4, 0.7)
-_META_OUT = Ramp("metadata operations outstanding", "m_meta_outstanding", 0.4, 2.0)
-_STARVED = Ramp("a GPU of the job without any kernel", "g_idle", 0.06, 0.2)
-_WRITES = Ramp(
-    "write throughput, B/s",
-    pl.max_horizontal(pl.col("d_write") + 0, pl.col("m_write") + 0, "j_write"),
-    2e8,
-    1e9,
-)
-
-#: A quota starves a job that uses no more CPU than in its quiet fifth; one that uses more outgrew it.
-_SHRUNK = pl.col("j_throttled") * (1 - ((pl.col("j_cpu_growth") - 1.15) / 0.25).clip(0, 1).fill_null(0))
-
-#: Waiting for data while neither storage nor network delivers slowly: the workers themselves are the limit.
-_WORKERS = Ramp(
-    "data wait with quiet storage",
-    pl.col("g_data")
-    * (
-        1
-        - (pl.max_horizontal("m_outstanding", "m_meta_outstanding", "d_outstanding") - 0.3)
-        .clip(0, 1)
-        .fill_null(0)
-    )
-    * (1 - ((pl.col("h_rx") - pl.col("m_read").fill_null(0)) / 2e8).clip(0, 1).fill_null(0)),
-    0.08,
-    0.25,
-)
-
-#: What the job does says nothing about a GPU on which it has no process.
-_OWN = (pl.col("processes") > 0).fill_null(True).cast(pl.Float64)
-
-SIGNATURES: Sequence[Signature] = (
-    # A saturated device is busy nearly all the time with reads queued; CPU is idle meanwhile.
-    Signature(
-        "storage.read",
-        need=[_STARVES],
-        any_of=[
-            [
-                Ramp("disk utilisation", "d_util", 0.75, 0.95),
-                Ramp("disk read time against its quiet tenth", "d_ratio", 1.8, 3.5),
-                # A loader that reads one thing at a time never fills the device and yet waits for it.
-                Ramp(
-                    "time of disk reads over time lost",
-                    pl.col("d_outstanding") * pl.col("covered_seconds") / pl.col("lost_seconds"),
-                    0.35,
-                    0.7,
-                ),
-            ],
-            [Ramp("reads outstanding at the disk", "d_outstanding", 0.3, 0.7)],
-        ],
-        contra=[_BUSY],
-        support=[_IO, _WAITS],
-    ),
-    # Reads wait at the mount, and each takes longer than the server needs when it is quiet.
-    Signature(
-        "storage.remote",
-        need=[_STARVES, _M_OUT],
-        any_of=[_M_SLOW],
-        contra=[_BUSY],
-        support=[_IO, _WAITS, Ramp("client queue against round trip", "m_queue", 0.5, 2.0, 0.5)],
-    ),
-    # Opening and listing, not bytes: most operations are metadata and they are what is outstanding.
-    Signature(
-        "storage.metadata",
-        need=[_STARVES, _META_OUT, _META],
-        contra=[_BUSY],
-        support=[
-            Ramp(
-                "time in metadata over time in reads",
-                pl.col("m_meta_outstanding") / (pl.col("m_outstanding") + 0.05),
-                0.5,
-                1.5,
-            ),
-            _WAITS,
-        ],
-    ),
-    # Samples over the network without a mount: neither disk, mount nor CPU waits, and traffic is what moves.
-    Signature(
-        "storage.object",
-        need=[_STARVES, Ramp("network ingest, B/s", "h_rx", 2e7, 2e8)],
-        contra=[
-            Ramp("mount traffic over network traffic", pl.col("m_read") / pl.col("h_rx"), 0.3, 0.7),
-            Ramp("GPU without any kernel", 1 - pl.col("act"), 0.9, 0.98),
-            _BUSY,
-            _CPU,
-            _M_OUT,
-            Ramp("disk utilisation", "d_util", 0.5, 0.9),
-            _WRITES,
-        ],
-        support=[
-            _WAITS,
-            Ramp("TCP retransmissions", "h_retrans", 0.001, 0.01),
-            Ramp("Ethernet utilisation", "p_eth_util", 0.4, 0.8),
-        ],
-    ),
-    # Loader workers are runnable and not running, or use all they may.
-    Signature(
-        "cpu.preprocess",
-        need=[_STARVES],
-        any_of=[[_BUSY, _CPU, _WORKERS]],
-        contra=[
-            Ramp("memory pressure (full)", "psi_memory", 0.02, 0.08),
-            Ramp("throttled without using more CPU than before", _SHRUNK, 0.05, 0.5),
-            Ramp("I/O pressure far above CPU pressure", pl.col("psi_io") - pl.col("psi_cpu"), 0.15, 0.5),
-        ],
-        support=[_WAITS, _CPU, _BUSY],
-    ),
-    Signature(
-        "cpu.quota",
-        need=[_STARVES, Ramp("throttled by quota, s/s", _SHRUNK, 0.05, 0.5)],
-        support=[_WAITS, Ramp("CPU pressure", "psi_cpu", 0.05, 0.3)],
-    ),
-    Signature(
-        "memory.pressure",
-        need=[_STARVES],
-        any_of=[
-            [
-                Ramp("memory pressure (full)", "psi_memory", 0.02, 0.08),
-                Ramp("swap-in, B/s", "h_swap", 5e5, 5e6),
-            ]
-        ],
-        support=[Ramp("major faults, 1/s", "h_faults", 20, 300), _WAITS],
-    ),
-    # Copies fill the link: nothing else can be copied meanwhile.
-    Signature(
-        "pcie.copy",
-        need=[
-            Ramp(
-                "PCIe utilisation of the trained link",
-                pl.max_horizontal("pcie_rx_util", "pcie_tx_util"),
-                0.05,
-                0.2,
-            ),
-            Ramp(
-                "time of copies over time lost",
-                pl.max_horizontal("pcie_rx_util", "pcie_tx_util")
-                * pl.col("covered_seconds")
-                / pl.col("lost_seconds"),
-                0.4,
-                0.8,
-            ),
-        ],
-        contra=[_SPIN, Ramp("link below its build", "pcie_short", 0.2, 0.5)],
-        support=[Ramp("host-to-device copies in the loop", "s_h2d", 0.08, 0.25, 2.0)],
-    ),
-    # A link below its build matters when copies fill what is left of it.
-    Signature(
-        "pcie.degraded",
-        need=[Ramp("link below its build", "pcie_short", 0.2, 0.5)],
-        any_of=[
-            [
-                Ramp(
-                    "PCIe utilisation of the trained link",
-                    pl.max_horizontal("pcie_rx_util", "pcie_tx_util"),
-                    0.3,
-                    0.6,
-                ),
-                Ramp("host-to-device copies in the loop", "s_h2d", 0.08, 0.25),
-            ]
-        ],
-    ),
-    Signature(
-        "fabric.link",
-        any_of=[
-            [
-                Ramp("port errors, 1/s", "g_errors", 1, 20),
-                Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
-                Ramp("port down", "g_down", 0.5, 1.0),
-            ],
-            [_SPIN, _COMM],
-        ],
-        contra=[_STARVED],
-    ),
-    Signature(
-        "fabric.congested",
-        need=[Ramp("congestion marks, pauses and waits against the quiet tenth", "g_congestion", 0.7, 2.0)],
-        any_of=[[_SPIN, _COMM]],
-        contra=[
-            _STARVED,
-            Ramp("port errors, 1/s", "g_errors", 1, 20),
-            Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
-        ],
-    ),
-    # Everybody spins alike and bytes move: communication itself is what takes the time.
-    Signature(
-        "fabric.collective",
-        any_of=[[_SPIN, _COMM]],
-        contra=[
-            Ramp("a throttled GPU in the job, s/s", "g_throttled", 0.02, 0.2),
-            Ramp("inactive NVLinks in the job", "g_broken", 0.0, 1.0),
-            Ramp("a rank that spins far less in this window, robust z", "g_odd_now", 4, 8),
-            _STARVED,
-            Ramp("a rank that spins far less, robust z", "g_odd", 4, 8),
-            Ramp("congestion marks, pauses and waits", "g_congestion", 0.7, 2.0),
-            Ramp("port errors, 1/s", "g_errors", 1, 20),
-            Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
-        ],
-        support=[
-            _COMM,
-            Ramp("fabric traffic, bit/s", "p_bps", 1e9, 2e10),
-            Ramp("NVLink traffic, B/s", "nvlink_bps", 1e9, 2e10),
-        ],
-    ),
-    # Peers spin with nothing to move while one computes.
-    Signature(
-        "straggler",
-        need=[
-            Ramp("this GPU spins", "spin", 0.03, 0.12),
-            Ramp("the rank that spins least, robust z", "g_odd", 3, 6),
-            Ramp("its distance to the median", "g_gap", 0.05, 0.12),
-            Ramp("ranks to compare", "g_size", 3, 4, 0.0),
-        ],
-        contra=[
-            Ramp("share of the ranks that wait for data", "g_starving", 0.4, 0.7),
-            Ramp("inactive NVLinks in the job", "g_broken", 0.0, 1.0),
-            Ramp("port errors, 1/s", "g_errors", 1, 20),
-            Ramp("port rate below its peers", "g_slow", 0.2, 0.5),
-        ],
-    ),
-    # All ranks stop together while bytes leave.
-    Signature(
-        "checkpoint",
-        any_of=[[Ramp("checkpoint in the loop", "s_checkpoint", 0.05, 0.2), _WRITES]],
-        support=[
-            Ramp("share of the job's GPUs that stopped", "g_low", 0.4, 0.8),
-            Ramp("PCIe out of the GPU", "pcie_tx_util", 0.05, 0.3),
-        ],
-    ),
-    # One thread issues kernels as fast as it can, and the GPU waits for it.
-    Signature(
-        "host.launch",
-        need=[Ramp("busiest thread of the job, s/s", "j_main", 0.8, 0.97)],
-        contra=[
-            _WAITS,
-            Ramp("I/O pressure", "psi_io", 0.2, 0.5),
-            Ramp("spinning", "spin", 0.03, 0.12),
-            Ramp("GPU without any kernel", "idle", 0.05, 0.2),
-        ],
-        support=[
-            Ramp("GPU engine not busy", 1 - pl.col("act"), 0.05, 0.2),
-            Ramp("time with a kernel but few SMs", pl.col("act") - pl.col("sm"), 0.1, 0.3, 0.3),
-        ],
-    ),
-    Signature("phase.evaluation", need=[Ramp("evaluation in the loop", "s_eval", 0.05, 0.3)]),
-    Signature(
-        "idle.startup",
-        need=[
-            Ramp("GPU without any kernel", 1 - pl.col("act"), 0.9, 0.98),
-            Ramp("job younger than 20 min", 1 - pl.col("j_age") / 1200, 0.0, 0.05),
-        ],
-        contra=[Ramp("it has been busy in this job before", "begun", 0.1, 0.3)],
-    ),
-    Signature(
-        "idle.held",
-        need=[Ramp("GPU without any kernel", 1 - pl.col("act"), 0.9, 0.98)],
-        contra=[
-            Ramp(
-                "not begun, job younger than 20 min",
-                (1 - pl.col("j_age") / 1200) * (pl.col("begun") < 0.3),
-                0.0,
-                0.05,
-            ),
-            Ramp("CPU used by the job, cores", pl.col("j_cpu_used") * _OWN, 1.0, 4.0),
-            Ramp("I/O of the job, B/s", pl.col("j_io") * _OWN, 1e7, 1e8),
-            Ramp("requests served", "v_room", 0.5, 1.0),
-            Ramp("a loop reports steps", "s_compute", 0.0, 0.1),
-        ],
-    ),
-    Signature("idle.gap", need=[Ramp("free by its scheduler while jobs wait", "gap", 0.0, 1.0)]),
-    Signature(
-        "serve.kv_full",
-        need=[Ramp("requests waiting", "v_waiting", 0, 2)],
-        any_of=[[Ramp("KV cache in use", "v_kv", 0.8, 0.92), Ramp("preemptions", "v_preemptions", 0, 2)]],
-    ),
-    Signature(
-        "serve.no_traffic",
-        need=[
-            Ramp(
-                "no request running, waiting or finished",
-                1 - (pl.col("v_running") + pl.col("v_waiting") + pl.col("v_requests").fill_null(0)),
-                0.5,
-                1.0,
-            )
-        ],
-    ),
-    Signature(
-        "serve.low_load",
-        need=[
-            Ramp(
-                "requests running, waiting or finished",
-                pl.col("v_running") + pl.col("v_waiting") + pl.col("v_requests").fill_null(0),
-                0.0,
-                0.5,
-            )
-        ],
-        contra=[Ramp("KV cache in use", "v_kv", 0.8, 0.92), Ramp("requests waiting", "v_waiting", 1, 4)],
-    ),
-    Signature(
-        "hardware.fault",
-        need=[Ramp("inactive NVLinks or failed row remappings in the job", "g_broken", 0.0, 1.0)],
-        contra=[_STARVED],
-    ),
-)
-
-
-def by_cause() -> Mapping[str, Signature]:
-    """Signatures by cause."""
-    return {s.cause: s for s in SIGNATURES}

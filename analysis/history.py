@@ -17,11 +17,10 @@ import polars as pl
 
 from wellfed.analysis.diagnose import Diagnosis, diagnose
 from wellfed.analysis.history_document import document
-from wellfed.analysis.history_partial import GPU, RATIOS, SUMS, Partial, Segment
+from wellfed.analysis.history_partial import GPU, RATIOS, SUMS, UNITS, Partial, Segment
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import schema
 from wellfed.analysis.segments import hour_name, hour_start
-from wellfed.analysis.windows import amounts, boots
 from wellfed.collectors.catalog import TABLES
 from wellfed.errors import UserError
 from wellfed.prices import Prices
@@ -29,9 +28,9 @@ from wellfed.prices import Prices
 __all__ = ["Partial", "Segment", "combine", "map_segment", "plan"]
 
 #: Hours before a segment that are read to learn what is normal there.
-WARM = 1
+WARM = 2
 #: Rows of `gpu` that a segment holds at most, unless it is one hour already.
-ROWS = 400_000
+ROWS = 3_000_000
 _HOUR = timedelta(hours=1)
 _TICK = timedelta(milliseconds=1)
 
@@ -128,21 +127,19 @@ def map_segment(segment: Segment) -> Partial:
     """The diagnosis of a segment as what can be added. Raises UserError when a file cannot be read."""
     tables = _tables(segment)
     try:
-        diagnosis = diagnose(tables)
-        step = float(diagnosis.document["window_seconds"])
-        mine = pl.col("ts") > segment.start
+        diagnosis = diagnose(tables, since=segment.start)
         coverage, bounds = _coverage(tables, segment)
-        energy = amounts(tables["gpu"], TABLES["gpu"], step, boots(tables["host"], step))
         return Partial(
             segment,
-            step,
-            _gpus(diagnosis.windows.filter(mine), energy.filter(mine), step),
-            _causes(diagnosis, segment),
+            float(diagnosis.document["window_seconds"]),
+            _gpus(diagnosis),
+            _causes(diagnosis),
             tables["job"].group_by("job").agg(pl.col("name", "user").drop_nulls().last()).collect(),
-            _hosts(diagnosis.hosts.filter(mine)),
+            diagnosis.work,
+            _hosts(diagnosis.hosts),
             coverage,
             *bounds,
-            _findings(diagnosis, segment, step),
+            _findings(diagnosis, segment),
             diagnosis.document["warnings"],
         )
     except (OSError, pl.exceptions.ComputeError) as error:
@@ -153,38 +150,28 @@ def _us(column: str) -> pl.Expr:
     return (pl.col(column) * 1e6).round().cast(pl.Int64)
 
 
-def _gpus(windows: pl.DataFrame, energy: pl.LazyFrame, step: float) -> pl.DataFrame:
-    key = ["ts", "host", "gpu"]
-    spent = energy.select(
-        *key,
-        "model",
-        _us("dt").alias("gpu_us"),
-        (pl.col("energy_joules") * 1e3).round().cast(pl.Int64).alias("millijoules"),
+def _gpus(diagnosis: Diagnosis) -> pl.DataFrame:
+    seen = diagnosis.windows.group_by(GPU).agg(
+        pl.col("index").drop_nulls().last(),
+        pl.col("dt").round(6).sum().alias("gpu_seconds"),
+        pl.col("ts").max(),
     )
-    rows = windows.lazy().select(
-        *key, "job", "index", _us("covered_seconds").alias("covered_us"), _us("lost_seconds").alias("lost_us")
-    )
-    return (
-        rows.join(spent, on=key, how="left")
-        # A rank without a GPU has no row of its own in `gpu`.
-        .with_columns(pl.col("gpu_us").fill_null(round(step * 1e6)))
-        .group_by(GPU)
-        .agg(pl.col("index", "model").drop_nulls().last(), pl.col(SUMS).sum(), pl.col("ts").max())
-        .collect()
+    known = seen.join(diagnosis.usage, on=GPU, how="left", nulls_equal=True).sort(GPU)
+    return known.select(
+        *GPU, "index", "model", "ts", *((pl.col(c) * UNITS[c]).round().cast(pl.Int64) for c in SUMS)
     )
 
 
-def _causes(diagnosis: Diagnosis, segment: Segment) -> pl.DataFrame:
+def _causes(diagnosis: Diagnosis) -> pl.DataFrame:
     shares = diagnosis.shares
     rooted = root_view(shares, diagnosis.document["findings"])
     both = pl.concat(
         [
-            view.select("ts", *GPU, "cause", _us("lost_seconds").alias("lost_us"), pl.lit(root).alias("root"))
+            view.select(*GPU, "cause", _us("lost_seconds").alias("lost_us"), pl.lit(root).alias("root"))
             for root, view in ((False, shares), (True, rooted))
         ]
     )
-    summed = both.filter(pl.col("ts") > segment.start).group_by(*GPU, "cause", "root")
-    return summed.agg(pl.col("lost_us").sum())
+    return both.group_by(*GPU, "cause", "root").agg(pl.col("lost_us").sum())
 
 
 def _hosts(hosts: pl.DataFrame) -> pl.DataFrame:
@@ -214,7 +201,7 @@ def _coverage(
     return frame, (min(bounds, default=segment.end), max(bounds, default=segment.end))
 
 
-def _findings(diagnosis: Diagnosis, segment: Segment, step: float) -> list[dict[str, Any]]:
+def _findings(diagnosis: Diagnosis, segment: Segment) -> list[dict[str, Any]]:
     """Those that reach into the segment, with what they took there."""
     kept = []
     for finding in diagnosis.document["findings"]:

@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 
 from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced
-from wellfed.analysis.history_partial import GPU, RATIOS, SUMS, Partial
+from wellfed.analysis.history_partial import GPU, RATIOS, SUMS, UNITS, Partial
+from wellfed.analysis.profile import WORK, profiles
 from wellfed.errors import UserError
 from wellfed.prices import Prices
 
@@ -24,10 +25,7 @@ _BRIDGE = timedelta(seconds=30)
 
 
 def document(partials: Sequence[Partial], prices: Prices | None = None) -> dict[str, Any]:
-    """partials: by time, at least one. Raises UserError for none.
-
-    What needs windows, or tokens, is null: joules_lost, hardware_flop_utilization, workload and so on.
-    """
+    """partials: by time, at least one. Raises UserError for none."""
     if not partials:
         raise UserError("there is nothing to add up")
     gpus = pl.concat([p.gpus for p in partials])
@@ -35,6 +33,10 @@ def document(partials: Sequence[Partial], prices: Prices | None = None) -> dict[
     names = pl.concat([p.jobs for p in partials])
     totals = gpus.select(pl.col(SUMS).sum()).row(0, named=True)
     used = _usage(gpus)
+    done = _work(partials)
+    told = dict(done.select("job", "tokens").drop_nulls().iter_rows())
+    local = causes.filter(~pl.col("root")).with_columns((pl.col("lost_us") / 1e6).alias("lost_seconds"))
+    kinds = profiles(used, local, done)
     return {
         "version": 1,
         "from": min(p.first for p in partials).isoformat(),
@@ -42,15 +44,19 @@ def document(partials: Sequence[Partial], prices: Prices | None = None) -> dict[
         "window_seconds": max(p.step for p in partials),
         "price_per_gpu_hour": mean_price(prices, used),
         "totals": {
-            "gpu_seconds": totals["gpu_us"] / 1e6,
+            "gpu_seconds": totals["gpu_seconds"] / 1e6,
             **_level(totals),
             "by_cause": _by_cause(causes, [], root=False).get((), {}),
             "by_cause_root": _by_cause(causes, [], root=True).get((), {}),
-            **efficiency(used, None, prices),
+            **efficiency(used, sum(told.values()) or None, prices),
         },
         "gpus": _gpus(gpus, causes),
         "jobs": [
-            {**job, **efficiency(used.filter(pl.col("job") == job["job"]), None, prices), "workload": None}
+            {
+                **job,
+                **efficiency(used.filter(pl.col("job") == job["job"]), told.get(job["job"]), prices),
+                "workload": kinds[job["job"]].document() if job["job"] in kinds else None,
+            }
             for job in _jobs(gpus, causes, names)
         ],
         "findings": priced(_findings(partials), prices, used),
@@ -61,19 +67,30 @@ def document(partials: Sequence[Partial], prices: Prices | None = None) -> dict[
 
 
 def _usage(gpus: pl.DataFrame) -> pl.DataFrame:
-    """The sums in the columns of wellfed.analysis.cost.USAGE, as far as they are known."""
+    """The sums in the columns of wellfed.analysis.cost.USAGE."""
     summed = gpus.group_by(GPU, maintain_order=True).agg(
         pl.col("model").drop_nulls().last(),
-        (pl.col("covered_us").sum() / 1e6).alias("covered_seconds"),
-        (pl.col("lost_us").sum() / 1e6).alias("lost_seconds"),
-        (pl.col("millijoules").sum() / 1e3).alias("joules"),
+        *(
+            pl.when(pl.col(c).count() > 0).then(pl.col(c).sum() / UNITS[c]).alias(c)
+            for c in SUMS
+            if c in USAGE
+        ),
     )
-    known = summed.with_columns(pl.when(pl.col("joules") > 0).then("joules").alias("joules"))
-    return pl.concat([USAGE.to_frame(), known], how="diagonal")
+    return summed.select(list(USAGE))
+
+
+def _work(partials: Sequence[Partial]) -> pl.DataFrame:
+    """What each job did in all of them."""
+    every = pl.concat([p.work for p in partials])
+    numbers = [name for name, kind in WORK.items() if kind == pl.Float64]
+    return every.group_by("job", maintain_order=True).agg(
+        *(pl.when(pl.col(c).count() > 0).then(pl.col(c).sum()).alias(c) for c in numbers),
+        pl.col("servers").list.explode().drop_nulls().unique().sort(),
+    )
 
 
 def _level(sums: dict[str, Any]) -> dict[str, Any]:
-    covered, lost = sums["covered_us"], sums["lost_us"]
+    covered, lost = sums["covered_seconds"] or 0, sums["lost_seconds"] or 0
     return {
         "covered_seconds": covered / 1e6,
         "lost_seconds": lost / 1e6,

@@ -9,12 +9,16 @@ from typing import Any
 
 import polars as pl
 
-__all__ = ["GPU", "RATIOS", "SUMS", "Partial", "Segment"]
+from wellfed.analysis.cost import DIGITS, SUMMED
+
+__all__ = ["GPU", "RATIOS", "SUMS", "UNITS", "Partial", "Segment"]
 
 #: Whose amounts a row holds.
 GPU = ["host", "gpu", "job"]
-#: The amounts: microseconds, and energy in millijoules.
-SUMS = ["gpu_us", "covered_us", "lost_us", "millijoules"]
+#: The amounts: GPU time, and what wellfed.analysis.cost.USAGE adds up.
+SUMS = ["gpu_seconds", *SUMMED]
+#: What one of each is counted in: microseconds, millijoules.
+UNITS = {name: 10 ** DIGITS.get(name, 6) for name in SUMS}
 #: What a host is known by, as means of its windows.
 RATIOS = ["cpu_busy_ratio", "cpu_iowait_ratio", "psi_cpu_ratio", "psi_io_ratio", "psi_memory_ratio"]
 
@@ -35,9 +39,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What a segment adds. Amounts are integers: `_us` microseconds.
+    """What a segment adds. Amounts are integers: `_us` microseconds, others in UNITS.
 
-    gpus: host, gpu, job, index, model and sums. causes: host, gpu, job, cause, root (whether of that view),
+    gpus: host, gpu, job, index, model and SUMS, null where not measured. work: what jobs did, see
+    wellfed.analysis.profile.WORK. causes: host, gpu, job, cause, root (whether of that view),
     lost_us.
     jobs: job, name, user. hosts: host and, for each ratio, its sum in billionths and its count. coverage:
     table, column, filled, rows. first, last: `ts` of the rows. findings: as in the document, clipped to the
@@ -49,6 +54,7 @@ class Partial:
     gpus: pl.DataFrame
     causes: pl.DataFrame
     jobs: pl.DataFrame
+    work: pl.DataFrame
     hosts: pl.DataFrame
     coverage: pl.DataFrame
     first: datetime

@@ -15,28 +15,25 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from wellfed.analysis.diagnose import Diagnosis, diagnose
 from wellfed.analysis.live_findings import Tracker
 from wellfed.analysis.live_state import MARK, State, load, save
-from wellfed.analysis.roots import root_view
+from wellfed.analysis.schema import TS
 from wellfed.analysis.store import Store
-from wellfed.collectors.catalog import TABLES
-from wellfed.prices import Prices
 
-__all__ = ["Judge", "Live", "LookBack", "Verdict"]
+__all__ = ["Judge", "Live", "Verdict", "settled"]
 
-#: How far back one judgement looks, and with how many windows of GPUs at most.
-LOOK_BACK = timedelta(hours=2)
-SHORTEST = timedelta(minutes=3)
-ROWS = 50_000
-#: A hub that was away catches up with so many times as much at once.
-CATCH_UP = 4
 #: Time after its last window when a series ends.
 EXPIRE = timedelta(hours=1)
 #: A gauge of the last window holds no longer than this.
 CURRENT = timedelta(minutes=2)
 
 _KEY = ("host", "gpu", "job", "cause")
+_LATEST = pl.Schema(
+    {
+        "ts": TS, "host": pl.String(), "gpu": pl.String(), "job": pl.String(),
+        "covered_seconds": pl.Float64(), "lost_seconds": pl.Float64(),
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +60,6 @@ class Judge(Protocol):
         ...
 
 
-class LookBack:
-    """Diagnoses the last part of a store anew at each window. price: of GPU time, or None."""
-
-    def __init__(self, store: Store, price: float | Prices | None = None) -> None:
-        self._store = store
-        self._price = price
-
-    def update(self, until: datetime, since: datetime | None) -> Verdict | None:
-        """See Judge. Raises OSError when the store cannot be read."""
-        affordable = timedelta(seconds=10 * ROWS / max(1, self._gpus(until)))
-        start = until - min(LOOK_BACK, max(SHORTEST, affordable))
-        if since is not None:
-            start = min(start, max(since - SHORTEST, until - min(LOOK_BACK, CATCH_UP * affordable)))
-        found = self._diagnose(start, until)
-        windows = found.windows
-        findings = found.document["findings"]
-        rooted = root_view(found.shares, findings)
-        return Verdict(windows, found.shares, rooted, findings, _newest(windows, found.hosts))
-
-    def _gpus(self, until: datetime) -> int:
-        """GPUs that reported in the last minutes."""
-        who = pl.struct("host", "gpu")
-        recent = self._store.scan("gpu", until - SHORTEST, until).select(who.n_unique())
-        return int(recent.collect(engine="streaming").item())
-
-    def _diagnose(self, start: datetime, until: datetime) -> Diagnosis:
-        tables = {
-            name: self._store.scan(name, start, until).collect(engine="streaming").lazy() for name in TABLES
-        }
-        return diagnose(tables, start=start, end=until, price=self._price)
-
-
 class Live:
     """What a hub publishes about a store. Methods may be called from several threads.
 
@@ -108,6 +73,7 @@ class Live:
         self._lock = threading.Lock()
         self._state = load(store.path)
         self._tracker = Tracker(self._state.findings)
+        self._latest = pl.DataFrame(schema=_LATEST)
         self.last = _newest(self._state.counters)
 
     @property
@@ -139,10 +105,12 @@ class Live:
         new = _new(verdict, self._state.counters)
         counters = _added(self._state.counters, new, until)
         tracker = self._tracker.after(verdict.findings, until, _by_cause(new.shares))
-        state = State(counters, _gauges(verdict.windows, until), tracker.known)
+        recent = self._latest.filter(pl.col("ts") > until - EXPIRE)
+        latest = _latest(recent, verdict.windows)
+        state = State(counters, _gauges(latest, until), tracker.known)
         save(self._store.path, state)
         with self._lock:
-            self._state, self._tracker = state, tracker
+            self._state, self._tracker, self._latest = state, tracker, latest
             self.last = verdict.newest or self.last
             self.updates += 1
 
@@ -206,10 +174,15 @@ def _sums(rows: pl.DataFrame, metric: str, column: str, by: Sequence[str]) -> pl
     )
 
 
-def _gauges(windows: pl.DataFrame, until: datetime) -> pl.DataFrame:
+def _latest(before: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
+    """The last window of each GPU that its activity was measured in."""
+    new = windows.filter(pl.col("covered_seconds") > 0).select(list(_LATEST)).sort("ts")
+    return pl.concat([before, new]).unique(["host", "gpu"], keep="last", maintain_order=True)
+
+
+def _gauges(latest: pl.DataFrame, until: datetime) -> pl.DataFrame:
     """Utilisation of each GPU and job in its last window, where that is not long ago."""
-    recent = windows.filter((pl.col("ts") > until - CURRENT) & (pl.col("covered_seconds") > 0))
-    last = recent.filter(pl.col("ts") == pl.col("ts").max().over("host", "gpu"))
+    last = latest.filter(pl.col("ts") > until - CURRENT)
     au = 1 - pl.col("lost_seconds").sum() / pl.col("covered_seconds").sum()
     gpus = last.group_by("host", "gpu", "job").agg(au.alias("value"))
     jobs = last.filter(pl.col("job").is_not_null()).group_by("job").agg(au.alias("value"))

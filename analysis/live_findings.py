@@ -77,9 +77,11 @@ def _joined(
     seen = new["end"] or now.isoformat()
     if old is None:
         return {**new, "seen": seen}
-    # A judge that looks back a while sees the end of a long finding only.
-    since = sum(lost.get((new["cause"], gpu), 0.0) for gpu in new["scope"]["gpus"])
-    whole = max(new["lost_gpu_seconds"], old["lost_gpu_seconds"] + since)
+    whole = new["lost_gpu_seconds"]
+    if new["start"] > old["start"]:
+        # A judge that began after the finding did sees its end only.
+        since = sum(lost.get((new["cause"], gpu), 0.0) for gpu in new["scope"]["gpus"])
+        whole = max(whole, old["lost_gpu_seconds"] + since)
     price = new["cost"] / new["lost_gpu_seconds"] if new["cost"] and new["lost_gpu_seconds"] else None
     return {
         **new,

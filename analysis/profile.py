@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 
 import polars as pl
 
-__all__ = ["Profile", "profiles"]
+from wellfed.analysis.cost import tokens
+
+__all__ = ["WORK", "Profile", "profiles", "work"]
 
 #: Causes in which the GPU waits for its input.
 INPUT = (
@@ -26,6 +28,13 @@ PEERS = ("fabric.collective", "fabric.link", "fabric.congested", "straggler")
 BOUND = 0.2
 #: A kind or bound less likely than this is not named.
 LEAST = 0.4
+WORK = pl.Schema(
+    {
+        "job": pl.String(), "steps": pl.Float64(), "step_seconds": pl.Float64(), "eval_seconds": pl.Float64(),
+        "cpu_seconds": pl.Float64(), "io_bytes": pl.Float64(), "cgroup_seconds": pl.Float64(),
+        "tokens": pl.Float64(), "servers": pl.List(pl.String()),
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +54,48 @@ class Profile:
         return asdict(self)
 
 
-def profiles(
-    used: pl.DataFrame, split: pl.DataFrame, amounts: Mapping[str, pl.LazyFrame]
-) -> Mapping[str, Profile]:
-    """The profile of each job. used: wellfed.analysis.cost.usage; split: lost seconds by job and cause;
-    amounts: the tables step, server and job on the grid.
+def work(amounts: Mapping[str, pl.LazyFrame], used: pl.DataFrame) -> pl.DataFrame:
+    """What each job did, in columns of WORK: all of it can be added up over time.
+
+    amounts: the tables step, server and job on the grid. used: wellfed.analysis.cost.usage.
     """
-    seconds = (
-        used.lazy()
+    loops = (
+        amounts["step"]
         .filter(pl.col("job").is_not_null())
         .group_by("job")
         .agg(
+            pl.col("steps").sum(),
+            *(pl.col(f"{c}_seconds").round(6).sum() for c in ("step", "eval")),
+        )
+    )
+    works = (
+        amounts["job"]
+        .filter(pl.col("job").is_not_null())
+        .group_by("job")
+        .agg(
+            pl.col("cpu_usage_seconds").round(6).sum().alias("cpu_seconds"),
+            pl.sum_horizontal("io_read_bytes", "io_write_bytes").sum().alias("io_bytes"),
+            pl.col("dt").round(6).sum().alias("cgroup_seconds"),
+        )
+    )
+    told = tokens(amounts["step"], amounts["server"], used.lazy())
+    served = _served(amounts["server"], used.lazy()).filter(pl.col("job").is_not_null())
+    found = loops
+    for part in (works, told, served):
+        found = found.join(part, on="job", how="full", coalesce=True)
+    return found.select(list(WORK)).cast(WORK).sort("job").collect(engine="streaming")
+
+
+def profiles(used: pl.DataFrame, split: pl.DataFrame, done: pl.DataFrame) -> Mapping[str, Profile]:
+    """The profile of each job. used: wellfed.analysis.cost.usage; split: lost_seconds by job and cause;
+    done: of work.
+    """
+    seconds = (
+        used.filter(pl.col("job").is_not_null())
+        .group_by("job")
+        .agg(
             pl.len().alias("gpus"),
-            pl.col("host").unique().alias("hosts"),
-            pl.col("covered_seconds", "observed_seconds").sum(),
+            pl.col("covered_seconds").sum(),
             *(
                 pl.when(pl.col(f"{name}_seconds").count() > 0)
                 .then(pl.col(f"{name}_seconds").sum() / pl.col("observed_seconds").sum())
@@ -67,47 +104,27 @@ def profiles(
             ),
         )
     )
-    waits = (
-        split.lazy()
-        .group_by("job")
-        .agg(
-            pl.col("lost_seconds").filter(pl.col("cause").is_in(causes)).sum().alias(name)
-            for name, causes in (("input_wait", INPUT), ("peer_wait", PEERS))
-        )
-    )
-    loops = (
-        amounts["step"]
-        .group_by("job")
-        .agg(
-            pl.col("steps").sum(),
-            (pl.col("eval_seconds").sum() / pl.col("step_seconds").sum()).alias("evaluating"),
-        )
-    )
-    works = (
-        amounts["job"]
-        .group_by("job")
-        .agg(
-            (pl.col("cpu_usage_seconds").sum() / pl.col("dt").sum()).alias("cpu_cores"),
-            (pl.sum_horizontal("io_read_bytes", "io_write_bytes").sum() / pl.col("dt").sum()).alias(
-                "io_bytes_per_second"
-            ),
-        )
+    waits = split.group_by("job").agg(
+        pl.col("lost_seconds").filter(pl.col("cause").is_in(causes)).sum().alias(name)
+        for name, causes in (("input_wait", INPUT), ("peer_wait", PEERS))
     )
     rows = (
         seconds.join(waits, on="job", how="left")
-        .join(loops, on="job", how="left")
-        .join(works, on="job", how="left")
-        .join(_served(amounts["server"], used.lazy()), on="job", how="left")
+        .join(done, on="job", how="left")
         .with_columns(
-            (pl.col(c).fill_null(0) / pl.col("covered_seconds")).alias(c) for c in ("input_wait", "peer_wait")
+            *((pl.col(c).fill_null(0) / pl.col("covered_seconds")) for c in ("input_wait", "peer_wait")),
+            (pl.col("eval_seconds") / pl.col("step_seconds")).alias("evaluating"),
+            (pl.col("cpu_seconds") / pl.col("cgroup_seconds")).alias("cpu_cores"),
+            (pl.col("io_bytes") / pl.col("cgroup_seconds")).alias("io_bytes_per_second"),
+            pl.col("servers").list.len().alias("servers"),
         )
-        .collect(engine="streaming")
+        .sort("job")
     )
     return {row["job"]: _profile(row) for row in rows.iter_rows(named=True)}
 
 
 def _served(server: pl.LazyFrame, used: pl.LazyFrame) -> pl.LazyFrame:
-    """job and servers: how many endpoints run on a GPU of it, or on a host that is its alone."""
+    """job and servers: the endpoints that run on a GPU of it, or on a host that is its alone."""
     holders = used.filter(pl.col("job").is_not_null()).select("host", "gpu", "job")
     alone = holders.group_by("host").agg(pl.col("job").unique()).filter(pl.col("job").list.len() == 1)
     return (
@@ -116,7 +133,7 @@ def _served(server: pl.LazyFrame, used: pl.LazyFrame) -> pl.LazyFrame:
         .join(holders, on=["host", "gpu"], how="left")
         .join(alone.select("host", pl.col("job").list.first().alias("_alone")), on="host", how="left")
         .group_by(pl.coalesce("job", "_alone").alias("job"))
-        .agg(pl.col("server").n_unique().alias("servers"))
+        .agg(pl.format("{} {}", "host", "server").unique().sort().alias("servers"))
     )
 
 

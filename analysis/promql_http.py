@@ -35,6 +35,8 @@ _LARGE = re.compile(
     r"too (many|large|long|big)|limit|exceed|max|memory|time.?out|timed out|status (4(13|22|29)|50[234])",
     re.IGNORECASE,
 )
+#: Epoch seconds of the year 9999; later ones are no times.
+_END_OF_TIME = 253_402_300_800.0
 #: What no split of a query helps against.
 _DENIED = {401: "who we are", 403: "what we may read", 407: "who we are (a proxy)"}
 
@@ -149,10 +151,12 @@ class Api:
             raise UserError(
                 f"{self.url} does not answer as Prometheus does: status {answer.status}, {kind}{cut}"
             )
-        for text in [*(body.get("warnings") or []), *(["it is partial"] if body.get("isPartial") else [])]:
-            self.warnings.setdefault(f"{self.url} says about its answer: {str(text)[:200]}")
+        said = body.get("warnings") or []
+        partial = ["it is partial"] if body.get("isPartial") else []
+        for text in [*(said if isinstance(said, list) else [said]), *partial]:
+            self.warnings.setdefault(f"{self.url} says about its answer: {_line(text)}")
         if body["status"] == "error":
-            raise RefusedError(str(body.get("error", "error"))[:200])
+            raise RefusedError(_line(body.get("error", "error")))
         return body.get("data")
 
 
@@ -216,8 +220,15 @@ def _context(access: Access) -> ssl.SSLContext:
 
 def _series(labels: Mapping[str, Any], pairs: Sequence[tuple[float, str]]) -> Series:
     times = [float(at) for at, _ in pairs]
+    if not all(0.0 <= at < _END_OF_TIME for at in times):
+        raise ValueError("a sample lies at no time")
     values = [number if math.isfinite(number := float(text)) else math.nan for _, text in pairs]
     return Series({str(key): str(value) for key, value in labels.items()}, times, values)
+
+
+def _line(text: object) -> str:
+    """What a server said, on one short line."""
+    return " ".join(str(text).split())[:200]
 
 
 def _shown(url: str) -> str:

@@ -46,10 +46,10 @@ class Limits:
     """What senders may cost.
 
     hosts: machines at a time. things: rows of one machine within an hour that differ in their key. layouts:
-    bytes of the requests whose layouts are kept. late, early: seconds before and after now.
+    bytes of the layouts that are kept. late, early: seconds before and after now.
     """
 
-    hosts: int = 4096
+    hosts: int = 16_384
     things: int = 5_000
     layouts: int = 512 << 20
     late: float = 48 * 3600.0
@@ -153,13 +153,13 @@ class Receiver:
         layout = learn(data)
         with self._lock:
             if key in self._layouts:
-                self._held -= self._layouts.pop(key).size
+                self._held -= self._layouts.pop(key).cost
             if not layout.steady:
                 return layout
             self._layouts[key] = layout
-            self._held += layout.size
+            self._held += layout.cost
             while self._held > self._limits.layouts and len(self._layouts) > 1:
-                self._held -= self._layouts.popitem(last=False)[1].size
+                self._held -= self._layouts.popitem(last=False)[1].cost
         return layout
 
     def _admit(self, layout: Layout, now: float) -> dict[str, str]:

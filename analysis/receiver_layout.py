@@ -11,6 +11,8 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,10 @@ LONGEST_HOLD = 180.0
 #: GPUs whose levels are integrated at once.
 MOST_LEVELS = 100_000
 
+#: Bytes that a row costs as one of the things of its host.
+_THING = 100
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 _Ints = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
 
@@ -99,7 +105,8 @@ class Layout:
     """What the bytes of one request mean.
 
     points: all in it. rejected: of those, by reason, the ones that fill no cell. things: the rows of each
-    host, as hashes. steady: it holds one window, as the next one will.
+    host, as hashes. steady: it holds one window, as the next one will. size: of the request. cost: bytes of
+    memory that no other layout holds too.
     """
 
     points: int
@@ -107,6 +114,7 @@ class Layout:
     things: dict[str, frozenset[int]]
     steady: bool
     size: int
+    cost: int
     digest: bytes
     _changing: _Ints
     _time_at: _Ints
@@ -231,6 +239,7 @@ class _Seen:
         blocks: list[_Block] = []
         base: list[_Floats] = []
         start = 0
+        shared = _Shared()
         for table, rows in by_table.items():
             width = len(TABLES[table].signals)
             empty = np.full(len(rows) * width, np.nan)
@@ -241,34 +250,61 @@ class _Seen:
                         cells.append(start + index * width + cell)
                         points.append(point)
             levels = [(i, (r.host, r.key[0]), r.level) for i, r in enumerate(rows) if r.level >= 0]
-            first = np.array([row.first for row in rows], np.int64)
-            sizes = np.array([row.points for row in rows], np.int64)
+            first = shared(np.array([row.first for row in rows], np.int64))
+            sizes = shared(np.array([row.points for row in rows], np.int64))
             blocks.append(_Block(table, start, _fixed(table, rows), first, sizes, levels))
             base.append(empty)
             start += len(empty)
-        changing = np.array(sorted(set(self._changing)), np.int64)
+        changing = shared(np.array(sorted(set(self._changing)), np.int64))
         near = [(p, r.first) for rows in by_table.values() for r in rows for p in _points(r)]
         pair = np.array(near, np.int64).reshape(-1, 2)
         things: dict[str, set[int]] = {}
         for thing in self._rows:
             things.setdefault(thing[1], set()).add(hash(thing))
+        arrays = (
+            shared(np.array(self._time_at, np.int64)),
+            shared(np.array(self._value_at, np.int64)),
+            shared(np.array(self._whole, np.bool_)),
+            shared(np.array(cells, np.int64)),
+            shared(np.array(points, np.int64)),
+            (shared(pair[:, 0].copy()), shared(pair[:, 1].copy())),
+            shared(np.concatenate(base) if base else np.zeros(0)),
+        )
+        texts = sum(int(block.fixed.estimated_size()) for block in blocks)
         return Layout(
             len(self._time_at) + self._others,
             self._rejected,
             {host: frozenset(found) for host, found in things.items()},
             all(len(rows) == 1 for rows in self._rows.values()),
             len(self._data),
+            shared.cost + texts + _THING * len(self._rows),
             _digest(self._data, changing),
             changing,
-            np.array(self._time_at, np.int64),
-            np.array(self._value_at, np.int64),
-            np.array(self._whole, np.bool_),
-            np.array(cells, np.int64),
-            np.array(points, np.int64),
-            (pair[:, 0], pair[:, 1]),
-            np.concatenate(base) if base else np.zeros(0),
+            *arrays,
             tuple(blocks),
         )
+
+
+class _Shared:
+    """Arrays that are held once, however many layouts have them: nodes of a kind differ in names alone.
+
+    cost: bytes of those that were not there yet.
+    """
+
+    _held: ClassVar[WeakValueDictionary[bytes, Any]] = WeakValueDictionary()
+    _lock: ClassVar = threading.Lock()
+
+    def __init__(self) -> None:
+        self.cost = 0
+
+    def __call__(self, array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+        key = hashlib.blake2b(array.tobytes(), digest_size=16, person=array.dtype.str.encode()).digest()
+        with self._lock:
+            found: npt.NDArray[_Scalar] | None = self._held.get(key)
+            if found is None:
+                self._held[key] = found = array
+                self.cost += array.nbytes
+        return found
 
 
 def _cells(row: _Row) -> Iterator[tuple[str, int, int]]:

@@ -71,9 +71,12 @@ def first_resource(data: bytes) -> bytes:
 def attributes(packed: bytes) -> dict[str, str]:
     """Attributes of a point, from its bytes. Raises ValueError."""
     found: dict[str, str] = {}
-    for number, start, stop in _messages(packed, 0, len(packed)):
-        if number == 7:
-            _attribute(packed, start, stop, found)
+    try:
+        for number, start, stop in _messages(packed, 0, len(packed)):
+            if number == 7:
+                _attribute(packed, start, stop, found)
+    except IndexError:
+        raise ValueError("an attribute ends in the middle of a field") from None
     return found
 
 

@@ -10,27 +10,26 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from multiprocessing import get_context
 
 import polars as pl
 
-from wellfed.analysis.causes import CAUSES, UNKNOWN
-from wellfed.analysis.diagnose import Diagnosis, diagnose
-from wellfed.analysis.scenarios import SCENARIOS, Artefacts, Simulation, simulate
+from wellfed.analysis.causes import CAUSES
+from wellfed.analysis.diagnose import Diagnosis
+from wellfed.analysis.scenarios import SCENARIOS, Artefacts, Simulation
 from wellfed.analysis.schema import schema
 from wellfed.collectors.catalog import TABLES
 
-__all__ = ["VIEWS", "Summary", "Trial", "baselines", "judge", "run", "summary"]
+__all__ = ["HEALTHY", "VIEWS", "Summary", "Trial", "judge", "label", "summary", "tables", "truth_of"]
 
 HEALTHY = "healthy"
 #: A GPU that lost less of its covered time is healthy.
 LEAST_LOST = 0.05
+#: Causes that are by design no finding for minutes; their delays are kept apart.
+PATIENT = ("idle.held",)
 #: Share of a window from which a cause is there to be detected.
 ONSET = 0.1
 
@@ -47,7 +46,10 @@ VIEWS: Mapping[str, Artefacts | None] = {
 
 @dataclass(slots=True)
 class Trial:
-    """One answer judged. truth, said: cause of each GPU in the same order. claims: (confidence, right)."""
+    """One answer judged. truth, said: cause of each GPU in the same order. claims: (confidence, right).
+
+    delays: seconds until detection; patient: those of causes that take minutes by design.
+    """
 
     scenario: str
     truth: list[str] = field(default_factory=list)
@@ -56,6 +58,7 @@ class Trial:
     total_error: float = 0.0
     lost: float = 0.0
     delays: list[float] = field(default_factory=list)
+    patient: list[float] = field(default_factory=list)
     undetected: int = 0
     alarms: int = 0
     healthy_days: float = 0.0
@@ -64,12 +67,14 @@ class Trial:
     claims: list[tuple[float, bool]] = field(default_factory=list)
 
 
-def _label(by_cause: Mapping[str, float], covered: float) -> str:
+def label(by_cause: Mapping[str, float], covered: float) -> str:
+    """The cause that took most of a GPU's time, HEALTHY below LEAST_LOST."""
     lost = sum(by_cause.values())
     return max(by_cause, key=lambda c: by_cause[c]) if lost >= LEAST_LOST * covered > 0 else HEALTHY
 
 
-def _truth(simulation: Simulation) -> dict[tuple[str, str], dict[str, float]]:
+def truth_of(simulation: Simulation) -> dict[tuple[str, str], dict[str, float]]:
+    """Seconds really lost by cause, for each (host, gpu)."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     summed = simulation.truth.group_by("host", "gpu", "cause").agg(pl.col("lost_seconds").sum())
     for host, gpu, cause, lost in summed.iter_rows():
@@ -80,13 +85,13 @@ def _truth(simulation: Simulation) -> dict[tuple[str, str], dict[str, float]]:
 def judge(diagnosis: Diagnosis, simulation: Simulation, scenario: str = "") -> Trial:
     """The diagnosis of a simulation beside its truth."""
     trial = Trial(scenario)
-    truth = _truth(simulation)
+    truth = truth_of(simulation)
     healthy = not truth or bool(scenario and SCENARIOS[scenario].healthy)
     for gpu in diagnosis.document["gpus"]:
         actual = truth.get((gpu["host"], gpu["gpu"]), {})
         claimed: dict[str, float] = gpu["by_cause"]
-        trial.truth.append(_label(actual, gpu["covered_seconds"]))
-        trial.said.append(_label(claimed, gpu["covered_seconds"]))
+        trial.truth.append(label(actual, gpu["covered_seconds"]))
+        trial.said.append(label(claimed, gpu["covered_seconds"]))
         trial.error += sum(abs(actual.get(c, 0) - claimed.get(c, 0)) for c in {*actual, *claimed})
         trial.total_error += abs(sum(actual.values()) - sum(claimed.values()))
         trial.lost += sum(actual.values())
@@ -109,10 +114,13 @@ def _detection(trial: Trial, findings: Sequence[Mapping[str, object]], simulatio
         told = [
             datetime.fromisoformat(str(f["detected"]))
             for f in findings
-            if f["cause"] == cause and set(_scope(f)) & set(gpus)
+            if f["cause"] == cause
+            and set(_scope(f)) & set(gpus)
+            and (f["end"] is None or datetime.fromisoformat(str(f["end"])) > ts - window)
         ]
         if told:
-            trial.delays.append((min(told) - (ts - window)).total_seconds())
+            late = (min(told) - (ts - window)).total_seconds()
+            (trial.patient if cause in PATIENT else trial.delays).append(late)
         else:
             trial.undetected += 1
 
@@ -152,7 +160,7 @@ def _blame(trial: Trial, findings: Sequence[Mapping[str, object]], simulation: S
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Scores over trials; shares are 0..1, delays seconds."""
+    """Scores over trials; shares are 0..1, delays seconds. prompt_p95: without the patient causes."""
 
     cause_f1: float
     family_f1: float
@@ -160,6 +168,7 @@ class Summary:
     total_error: float
     delay_p50: float
     delay_p95: float
+    prompt_p95: float
     undetected: float
     alarms_per_day: float
     culprit_precision: float
@@ -207,7 +216,8 @@ def summary(trials: Sequence[Trial]) -> Summary:
     truth = [t for trial in trials for t in trial.truth]
     said = [s for trial in trials for s in trial.said]
     lost = sum(t.lost for t in trials)
-    delays = [d for t in trials for d in t.delays]
+    prompt = [d for t in trials for d in t.delays]
+    delays = prompt + [d for t in trials for d in t.patient]
     missed = sum(t.undetected for t in trials)
     blamed = sum(t.culprits_said for t in trials)
     by_cause = _f1(truth, said)
@@ -219,6 +229,7 @@ def summary(trials: Sequence[Trial]) -> Summary:
         total_error=sum(t.total_error for t in trials) / lost if lost else math.nan,
         delay_p50=_quantile(delays, 0.5),
         delay_p95=_quantile(delays, 0.95),
+        prompt_p95=_quantile(prompt, 0.95),
         undetected=missed / (missed + len(delays)) if missed + len(delays) else math.nan,
         alarms_per_day=sum(t.alarms for t in trials) / (sum(t.healthy_days for t in trials) or math.nan),
         culprit_precision=sum(t.culprits_right for t in trials) / blamed if blamed else math.nan,
@@ -227,98 +238,6 @@ def summary(trials: Sequence[Trial]) -> Summary:
     )
 
 
-def baselines(simulation: Simulation) -> dict[str, dict[tuple[str, str], str]]:
-    """What three common rules say of each GPU, by its most frequent verdict.
-
-    threshold: utilisation < 30 % for five minutes is sick, without a cause. promql: utilisation < 10 % with
-    iowait > 50 % is storage, with CPU > 90 % is cpu.
-    """
-    gpu = simulation.tables["gpu"].sort("host", "gpu", "ts")
-    grown = pl.col("active_seconds").diff() / pl.col("observed_seconds").diff()
-    util = gpu.select("ts", "host", "gpu", grown.over("host", "gpu").alias("util"))
-    low = (pl.col("util") < 0.3).cast(pl.Int8).rolling_min(30).over("host", "gpu") == 1
-    host = simulation.tables["host"].sort("host", "ts")
-    cpus = pl.col("cpu_count") * pl.col("ts").diff().dt.total_milliseconds() / 1000
-    rates = host.select(
-        "ts",
-        "host",
-        (pl.col("cpu_busy_seconds").diff() / cpus).over("host").alias("busy"),
-        (pl.col("cpu_iowait_seconds").diff() / cpus).over("host").alias("iowait"),
-    )
-    both = util.with_columns(low.alias("low")).join(rates, on=["ts", "host"], how="left")
-    idle = pl.col("util") < 0.1
-    pair = (
-        pl.when(idle & (pl.col("iowait") > 0.5)).then(pl.lit("storage")).when(idle & (pl.col("busy") > 0.9))
-    )
-    verdict = both.group_by("host", "gpu").agg(
-        pl.when(pl.col("low").any())
-        .then(pl.lit(UNKNOWN))
-        .otherwise(pl.lit(HEALTHY))
-        .first()
-        .alias("threshold"),
-        pair.then(pl.lit("cpu")).drop_nulls().mode().sort().first().fill_null(HEALTHY).alias("promql"),
-    )
-    return {
-        name: {(h, g): v for h, g, v in verdict.select("host", "gpu", name).iter_rows()}
-        for name in ("threshold", "promql")
-    }
-
-
 def tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pl.LazyFrame]:
     """Frames as `diagnose` wants them: every table of the catalog."""
     return {n: frames[n].lazy() if n in frames else pl.LazyFrame(schema=schema(t)) for n, t in TABLES.items()}
-
-
-def _one(task: tuple[str, str, int]) -> tuple[str, Trial]:
-    view, name, seed = task
-    simulation = simulate(name, seed=seed, artefacts=VIEWS[view])
-    return view, judge(diagnose(tables(simulation.tables)), simulation, name)
-
-
-def run(
-    views: Sequence[str], seeds: Sequence[int], names: Sequence[str] | None = None, workers: int = 2
-) -> dict[str, list[Trial]]:
-    """Trials of all scenarios by view."""
-    tasks = [(view, name, seed) for view in views for seed in seeds for name in (names or list(SCENARIOS))]
-    found: dict[str, list[Trial]] = {view: [] for view in views}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for view, trial in pool.map(_one, tasks, chunksize=4):
-            found[view].append(trial)
-    return found
-
-
-def table(found: Mapping[str, Sequence[Trial]]) -> str:
-    """The scores of each view as a Markdown table, and the first view's by cause."""
-    head = (
-        "| view | macro-F1 cause | family | lost error | total lost error | detect p50 s | p95 s | missed "
-        "| false alarms a GPU-day | culprit precision | calibration error |\n|---|" + "---|" * 10
-    )
-    lines = [head]
-    for view, trials in found.items():
-        s = summary(trials)
-        lines.append(
-            f"| {view} | {s.cause_f1:.3f} | {s.family_f1:.3f} | {s.error:.1%} | {s.total_error:.1%} "
-            f"| {s.delay_p50:.0f} | {s.delay_p95:.0f} | {s.undetected:.1%} | {s.alarms_per_day:.2f} "
-            f"| {s.culprit_precision:.2f} | {s.calibration:.3f} |"
-        )
-    for view, trials in found.items():
-        lines += ["", f"| cause, {view} | precision | recall | GPUs |", "|---|---|---|---|"]
-        scores = summary(trials).by_cause
-        lines += [f"| {c} | {p:.2f} | {r:.2f} | {n} |" for c, (p, r, n) in scores.items()]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    asked = sys.argv[1].split(",") if len(sys.argv) > 1 else list(VIEWS)
-    seeds = [int(s) for s in sys.argv[2].split(",")] if len(sys.argv) > 2 else [101, 102, 103]
-    results = run(asked, seeds)
-    sys.stdout.write(table(results))
-    for view, trials in results.items():
-        worst = sorted(trials, key=lambda t: -t.error)[:25]
-        for t in worst:
-            pairs = Counter((a, b) for a, b in zip(t.truth, t.said, strict=True) if a != b)
-            sys.stdout.write(
-                f"{view:12} {t.scenario:28} error {t.error / (t.lost or 1):.2f} "
-                f"total {t.total_error / (t.lost or 1):.2f} lost {t.lost:.0f} missed {t.undetected} "
-                f"alarms {t.alarms} {dict(pairs)}\n"
-            )

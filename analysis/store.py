@@ -61,6 +61,7 @@ class Store:
         self._problems: dict[str, None] = {}
         self._reader = Reader(self._layout, self._report)
         self._seq = 0
+        self._arrived: datetime | None = None
         self._floors: dict[tuple[str, str], int] = {}
         self._lock: int | None = None
         if readonly:
@@ -120,6 +121,14 @@ class Store:
                 name, data = encode_hot(rows, hour, self._next_seq(of, hour))
                 files[os.path.join(self._layout.hot(of.name, hour), str(name))] = data
             place(files, self._layout.tmp)
+            stamps = [ts for _, _, rows in parts if isinstance(ts := rows["ts"].min(), datetime)]
+            self._arrived = min([*stamps, *([self._arrived] if self._arrived else [])], default=None)
+
+    def arrived(self) -> datetime | None:
+        """The earliest ts appended by this process since it was last asked; None without a row."""
+        with self._appending:
+            earliest, self._arrived = self._arrived, None
+        return earliest
 
     def scan(self, table: str, start: datetime | None = None, end: datetime | None = None) -> pl.LazyFrame:
         """Rows of a table with ts in (start, end], in the columns of today's catalog, in no defined order.

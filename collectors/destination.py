@@ -7,6 +7,7 @@ OpenTelemetry specification, "OTLP Exporter configuration".
 
 from __future__ import annotations
 
+import base64
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ from wellfed.errors import UserError
 
 __all__ = ["Destination", "destination", "interval", "resource"]
 
-
-#: A header's name (RFC 9110, 5.1).
+_GRAPHIC = re.compile(r"[!-~]+")
+#: Names and values of headers (RFC 9110, section 5).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +53,23 @@ def destination(endpoint: str | None, environ: Mapping[str, str]) -> Destination
     url = full or base
     if not url:
         return None
-    try:
-        parts = urllib.parse.urlsplit(url)
-        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole or not _printable(url):
-        raise UserError(f"OTLP endpoint {url!r}: write it as http://host:4318")
+    url, user = _apart(url)
+    parts = urllib.parse.urlsplit(url)
     # The general endpoint names a base, the one for metrics the whole path.
     if protocol == "http/protobuf" and not full and not parts.path.rstrip("/").endswith("/v1/metrics"):
         url = url.rstrip("/") + "/v1/metrics"
-    try:
-        timeout = float(variable("TIMEOUT") or 10000) / 1000
-    except ValueError:
-        raise UserError(
-            f"OTEL_EXPORTER_OTLP_TIMEOUT is {variable('TIMEOUT')!r}: write milliseconds"
-        ) from None
-    said = _pairs(variable("HEADERS"), "OTEL_EXPORTER_OTLP_HEADERS")
-    headers = {name: text.strip() for name, text in said.items()}
-    for name, text in headers.items():
-        if not _TOKEN.fullmatch(name) or not _printable(text.replace(" ", "")):
-            # Never the value: it is a secret more often than not.
-            raise UserError(f"OTEL_EXPORTER_OTLP_HEADERS: {name!r} is no header that HTTP can carry")
+    said = variable("TIMEOUT") or "10000"
+    # The longest that a socket takes anywhere.
+    if not said.isdecimal() or not said.isascii() or not 0 < int(said[:12]) < 2**31:
+        raise UserError(f"OTEL_EXPORTER_OTLP_TIMEOUT is {said!r}: write milliseconds")
+    headers = _headers(variable("HEADERS"))
+    if user and "authorization" not in map(str.lower, headers):
+        headers["Authorization"] = user
     return Destination(
         url,
         protocol,
         headers,
-        timeout,
+        int(said) / 1000,
         (variable("COMPRESSION") or "gzip") == "gzip",
         variable("CERTIFICATE"),
         variable("CLIENT_KEY"),
@@ -85,8 +77,30 @@ def destination(endpoint: str | None, environ: Mapping[str, str]) -> Destination
     )
 
 
-def _printable(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text
+def _apart(url: str) -> tuple[str, str]:
+    """The address without `user:password@`, and those as basic auth. Raises UserError, without them."""
+    bare = re.sub(r"^(.*//)?.*@", r"\1", url, flags=re.DOTALL)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not _GRAPHIC.fullmatch(url):
+        raise UserError(f"OTLP endpoint {bare!r}: write it as http://host:4318")
+    if parts.username is None:
+        return url, ""
+    said = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host).geturl(), "Basic " + base64.b64encode(said.encode()).decode()
+
+
+def _headers(text: str) -> dict[str, str]:
+    """OTEL_EXPORTER_OTLP_HEADERS. Raises UserError, without a value, for what HTTP could not carry."""
+    found = _pairs(text, "OTEL_EXPORTER_OTLP_HEADERS")
+    for name, value in found.items():
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise UserError("OTEL_EXPORTER_OTLP_HEADERS: a name or value holds what no HTTP header may")
+    return found
 
 
 def interval(environ: Mapping[str, str]) -> float:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice, takewhile
 
 import h11
 
@@ -377,7 +378,11 @@ def holder(port: int) -> str:
     try:
         listening = (c for c in psutil.net_connections("tcp") if c.status == "LISTEN")
         pid = next(c.pid for c in listening if getattr(c.laddr, "port", None) == port and c.pid)
-        command = " ".join(psutil.Process(pid).cmdline()[:6])
+        # Up to the first option: those may hold secrets.
+        words = takewhile(
+            lambda word: word == "-m" or not word.startswith("-"), psutil.Process(pid).cmdline()
+        )
+        command = " ".join(islice(words, 4))
     except (psutil.Error, StopIteration):
         return ""
     return f" by {command} (pid {pid})"

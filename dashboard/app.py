@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -19,7 +20,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from wellfed.analysis.notes import Notes
+from wellfed.dashboard.access import Access
+from wellfed.dashboard.api import PREFIX, create_api
 from wellfed.dashboard.data import Source
+from wellfed.dashboard.door import Door
 from wellfed.dashboard.exports import export
 from wellfed.dashboard.frame import banner, facts, frame, hits, navigation, pick
 from wellfed.dashboard.ranges import parse_range
@@ -43,8 +48,12 @@ _FAILED = (
 )
 
 
-def create_app(source: Source) -> Dash:
-    """The app over a source; `.server` is the ASGI application."""
+def create_app(source: Source, notes: Notes | None = None, access: Access | None = None) -> Dash:
+    """The app over a source; `.server` is the ASGI application.
+
+    notes: what people say about findings, kept in memory by default. access: by default, this machine alone.
+    """
+    notes = notes or Notes()
     app = Dash(
         __name__,
         backend="fastapi",
@@ -57,34 +66,35 @@ def create_app(source: Source) -> Dash:
         health_endpoint="healthz",
     )
     app.layout = frame(source.simulated)
-    _render(app, source)
+    _render(app, source, notes)
     _search(app, source)
     _in_browser()
-    _exports(app.server, source)
-    _harden(app.server)
+    _exports(app.server, source, notes)
+    app.server.mount(PREFIX, create_api(source, notes))
+    _harden(app.server, access or Access())
     # Deep links serve no assets until Dash has registered its routes.
     app._setup_server()
     return app
 
 
-def view_of(source: Source, path: str, search: str, theme: str = "dark") -> View:
+def view_of(source: Source, path: str, search: str, theme: str = "dark", notes: Notes | None = None) -> View:
     """What a page is made from, for an address. search: the query with or without its `?`."""
     query = dict(parse_qsl(search.lstrip("?")))
     wanted = parse_range(query.get("from"), query.get("to"), datetime.now(UTC))
-    return View(source.answer(wanted), path, query, SKINS.get(theme, DARK))
+    return View(source.answer(wanted), path, query, SKINS.get(theme, DARK), notes or Notes())
 
 
-def page(source: Source, path: str, search: str, theme: str = "dark") -> Page:
+def page(source: Source, path: str, search: str, theme: str = "dark", notes: Notes | None = None) -> Page:
     """The page of an address."""
-    return parse(path, view_of(source, path, search, theme))
+    return parse(path, view_of(source, path, search, theme, notes))
 
 
-def _render(app: Dash, source: Source) -> None:
+def _render(app: Dash, source: Source, notes: Notes) -> None:
     outputs = [Output(id_, "children") for id_ in ("main", "crumbs", "nav", "ranges", "banner")]
 
     def render(path: str, search: str, theme: str, seen: object) -> tuple[Component, ...]:
-        view = view_of(source, path, search, theme)
-        key = [path, search, theme, view.answer.range.text, view.answer.revision]
+        view = view_of(source, path, search, theme, notes)
+        key = [path, search, theme, view.answer.range.text, view.answer.revision, notes.version]
         if key == seen:
             raise PreventUpdate
         made = parse(path, view)
@@ -174,11 +184,13 @@ def _in_browser() -> None:
     )
 
 
-def _exports(server: Any, source: Source) -> None:
+def _exports(server: Any, source: Source, notes: Notes) -> None:
     @server.get("/export/{name}", include_in_schema=False)  # type: ignore[untyped-decorator]
     async def download(name: str, request: Request) -> Response:
         def make() -> Response:
-            made = export(name, view_of(source, "/efficiency", request.url.query))
+            path = request.query_params.get("path", "/efficiency")
+            view = replace(view_of(source, path, request.url.query, notes=notes), whole=True)
+            made = export(name, view, source.simulated)
             if made is None:
                 return Response(f"there is no export {name}\n", 404, media_type="text/plain")
             file = {"Content-Disposition": f'attachment; filename="{made.filename}"'}
@@ -187,8 +199,8 @@ def _exports(server: Any, source: Source) -> None:
         return await asyncio.to_thread(make)
 
 
-def _harden(server: Any) -> None:
-    """Security headers, compression, and no page that would load something from elsewhere."""
+def _harden(server: Any, access: Access) -> None:
+    """Who may come in, security headers, compression, no page that would load something from elsewhere."""
     # FastAPI's own pages load their scripts from a CDN.
     server.router.routes[:] = [
         r
@@ -196,6 +208,7 @@ def _harden(server: Any) -> None:
         if getattr(r, "path", "") not in ("/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json")
     ]
     server.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
+    server.add_middleware(Door, access=access)
 
     @server.middleware("http")  # type: ignore[untyped-decorator]
     async def headers(request: Request, forward: RequestResponseEndpoint) -> Response:

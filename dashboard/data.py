@@ -46,7 +46,8 @@ _P = ParamSpec("_P")
 class Answer:
     """A range with its tables and diagnosis. last: end of the newest window, None without data.
 
-    revision: of the store, as it was read; now: when; prices: of GPU time.
+    revision: of the store, as it was read; now: when; prices: of GPU time; refused: points that the hub did
+    not take since it started, by reason, empty where nobody sends.
     """
 
     range: Range
@@ -56,6 +57,7 @@ class Answer:
     now: datetime
     revision: int = 0
     prices: Prices | None = None
+    refused: Mapping[str, int] = field(default_factory=dict)
     _derived: dict[tuple[object, ...], object] = field(default_factory=dict)
     _asked: dict[tuple[object, ...], Callable[[Answer], object]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -109,7 +111,7 @@ class StoreSource:
     """Answers from a store, computed once per range and revision, each by one thread at a time.
 
     version: grows when there is something new to show; by default the store's own, which grows with every
-    append.
+    append. refused: as in Answer, counted now.
     """
 
     def __init__(
@@ -118,7 +120,9 @@ class StoreSource:
         price: Prices | None = None,
         simulated: bool = False,
         version: Callable[[], int] | None = None,
+        refused: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
+        self._refused = refused
         self.price = price
         self.simulated = simulated
         self._store = store
@@ -173,7 +177,8 @@ class StoreSource:
         diagnosis = diagnose(tables, start=wanted.start, end=wanted.end, price=self.price)
         lasts = [frame.select(pl.col("ts").max()).collect().item() for frame in tables.values()]
         last = max((ts for ts in lasts if ts is not None), default=None)
-        made = Answer(wanted, tables, diagnosis, last, datetime.now(UTC), revision, self.price)
+        now, refused = datetime.now(UTC), self._refused()
+        made = Answer(wanted, tables, diagnosis, last, now, revision, self.price, refused)
         if earlier is not None:
             made.prepare(earlier)
         with self._lock:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
+from wellfed.analysis.report import content, page
+from wellfed.dashboard.registry import parse
 from wellfed.dashboard.spending import Spent, by_cause, by_owner
+from wellfed.dashboard.tabular import as_csv, harmless, tables
 from wellfed.dashboard.view import View
-from wellfed.dashboard.words import count, evidence_text, hours, money, scope_text, share, title
+from wellfed.dashboard.words import title
+from wellfed.errors import UserError
 
 __all__ = ["EXPORTS", "Export", "export"]
 
@@ -27,6 +33,7 @@ _HEAD = (
     "kwh_lost",
     "mostly",
 )
+_SIMULATED = "SIMULATED DATA: nothing here was measured."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +45,28 @@ class Export:
     body: bytes
 
 
-def export(name: str, view: View) -> Export | None:
-    """The file of a name, None when there is none."""
+def export(name: str, view: View, simulated: bool = False) -> Export | None:
+    """The file of a name for a page, None when there is none. view: with whole tables."""
     make = EXPORTS.get(name)
-    return None if make is None else make(view)
+    return None if make is None else make(view, simulated)
+
+
+def _table(view: View, simulated: bool) -> Export | None:
+    """A table of the page, which the query names in `table`."""
+    wanted = view.query.get("table", "")
+    found = next((t for caption, t in tables(list(parse(view.path, view).main)) if caption == wanted), None)
+    if found is None:
+        return None
+    return _csv(f"{view.path} {wanted}", as_csv(found), view, simulated)
+
+
+def _spent(view: View, simulated: bool) -> Export:
+    """Time, money and energy by team, user, job and cause."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(_HEAD)
+    writer.writerows(_rows(view))
+    return _csv("efficiency", out.getvalue(), view, simulated)
 
 
 def _rows(view: View) -> list[tuple[object, ...]]:
@@ -55,7 +80,7 @@ def _rows(view: View) -> list[tuple[object, ...]]:
 def _row(by: str, spent: Spent) -> tuple[object, ...]:
     return (
         by,
-        _harmless(spent.name),
+        harmless(spent.name),
         spent.gpus,
         round(spent.covered / 3600, 4),
         round(spent.lost / 3600, 4),
@@ -75,89 +100,52 @@ def _kwh(joules: float | None) -> float | str:
     return "" if joules is None else round(joules / 3.6e6, 4)
 
 
-def _harmless(name: str) -> str:
-    """A name that a spreadsheet does not take for a formula."""
-    return f"'{name}" if name[:1] in "=+-@\t\r" else name
+def _report(view: View, simulated: bool) -> Export | None:
+    """What `wellfed report` writes, with the costs; of one job on its page. Needs no other file."""
+    job = view.path.removeprefix("/job/") if view.path.startswith("/job/") else None
+    try:
+        told = content.build(_marked(view, simulated), None if job is None else unquote(job))
+    except UserError:
+        return None
+    costs = page.Table("Cost and energy by team and user", _COSTS, _costs(view), numbers=set(range(2, 8)))
+    text = page.render(told, () if job else (costs,))
+    return Export(f"{_stem('report', view, simulated)}.html", "text/html; charset=utf-8", text.encode())
 
 
-def _csv(view: View) -> Export:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out)
-    writer.writerow(_HEAD)
-    writer.writerows(_rows(view))
-    return Export(f"{_stem(view)}.csv", "text/csv; charset=utf-8", out.getvalue().encode())
+_COSTS = ("by", "name", "GPUs", "GPU-hours", "lost", "cost", "lost", "kWh", "mostly")
 
 
-def _stem(view: View) -> str:
-    return f"wellfed-efficiency-{view.answer.range.start:%Y%m%dT%H%M}-{view.answer.range.end:%Y%m%dT%H%M}"
+def _costs(view: View) -> list[list[str]]:
+    rows = [row for row in _rows(view) if row[0] in ("team", "user")]
+    return [[str(cell) for cell in (*row[:8], title(str(row[9])) if row[9] else "")] for row in rows]
 
 
-_STYLE = """
-body { max-width: 1000px; margin: 24px auto; padding: 0 16px; }
-body { font: 14px/1.5 system-ui, sans-serif; color: #141a24; }
-table { width: 100%; border-collapse: collapse; margin: 8px 0 24px; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 8px; border-bottom: 1px solid #dde3ea; text-align: left; }
-td.n, th.n { text-align: right; }
-.lead { font-size: 17px; }
-.sim { padding: 4px 10px; border: 1px dashed #8a5a00; color: #6d4700; }
-"""
+def _diagnosis(view: View, simulated: bool) -> Export:
+    """The document, as `wellfed diagnose --json` prints it."""
+    text = json.dumps(_marked(view, simulated), indent=2, allow_nan=False) + "\n"
+    return Export(f"{_stem('diagnosis', view, simulated)}.json", "application/json", text.encode())
 
 
-def _report(view: View) -> Export:
-    """One file that needs nothing else: no script, no style or picture from elsewhere."""
-    document, totals = view.document, view.document["totals"]
-    au = totals["au"]
-    lead = f"{share(au)} of {hours(totals['covered_seconds'])} measured GPU-hours were productive"
-    lost = f"{hours(totals['lost_seconds'])} GPU-hours were lost"
-    cost = (
-        ""
-        if totals["cost_lost"] is None
-        else f", {money(totals['cost_lost'])} at ${view.price:.2f} a GPU-hour"
-    )
-    causes = [
-        (title(c), hours(s), share(s / totals["covered_seconds"]))
-        for c, s in sorted(totals["by_cause"].items(), key=lambda item: -item[1])
-        if s > 0
-    ]
-    found = [
-        (
-            f["severity"],
-            title(f["cause"]),
-            scope_text(f["scope"]),
-            hours(f["lost_gpu_seconds"]),
-            f"{f['confidence']:.2f}",
-            "; ".join(evidence_text(e) for e in f["evidence_for"][:2]),
-            next(iter(f["next_steps"]), ""),
-        )
-        for f in document["findings"][:50]
-    ]
-    spent = [tuple(count(c) if isinstance(c, float) else str(c) for c in row) for row in _rows(view)]
-    parts = [
-        f"<h1>Wellfed: GPU efficiency</h1><p>{_text(document['from'])} to {_text(document['to'])}</p>",
-        f'<p class="lead"><b>{_text(lead)}</b>; {_text(lost + cost)}.</p>',
-        "<h2>Lost time by cause</h2>" + _table(("Cause", "GPU-hours", "Share of time"), causes),
-        "<h2>Findings</h2>"
-        + _table(
-            ("Severity", "Cause", "Scope", "GPU-hours lost", "Confidence", "Evidence", "Do next"), found
-        ),
-        "<h2>Cost and energy</h2>" + _table([name.replace("_", " ") for name in _HEAD], spent),
-    ]
-    text = (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Wellfed: GPU efficiency</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
-    )
-    return Export(f"{_stem(view)}.html", "text/html; charset=utf-8", text.encode())
+def _marked(view: View, simulated: bool) -> dict[str, object]:
+    document = view.document
+    return {**document, "warnings": [_SIMULATED, *document["warnings"]]} if simulated else document
 
 
-def _text(value: object) -> str:
-    return html.escape(str(value))
+def _csv(name: str, text: str, view: View, simulated: bool) -> Export:
+    return Export(f"{_stem(name, view, simulated)}.csv", "text/csv; charset=utf-8", text.encode())
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(c)}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _stem(name: str, view: View, simulated: bool) -> str:
+    """`wellfed-jobs-jobs-20260302T0900-20260302T1000`."""
+    words = re.sub(r"[^a-z0-9]+", "-", f"{'simulated ' if simulated else ''}{name}".lower()).strip("-")
+    shown = view.answer.range
+    return f"wellfed-{words[:80]}-{shown.start:%Y%m%dT%H%M}-{shown.end:%Y%m%dT%H%M}"
 
 
 #: Name in the address -> what makes the file.
-EXPORTS: Mapping[str, Callable[[View], Export]] = {"efficiency.csv": _csv, "report.html": _report}
+EXPORTS: Mapping[str, Callable[[View, bool], Export | None]] = {
+    "table.csv": _table,
+    "efficiency.csv": _spent,
+    "report.html": _report,
+    "diagnosis.json": _diagnosis,
+}

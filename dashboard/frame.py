@@ -10,7 +10,9 @@ from dash import dcc, html
 from wellfed.dashboard.facts import reporting
 from wellfed.dashboard.ranges import RANGES, Range
 from wellfed.dashboard.registry import PAGES, entry
+from wellfed.dashboard.remarks import dialog
 from wellfed.dashboard.search import Hit
+from wellfed.dashboard.told import opened
 from wellfed.dashboard.view import Component, View
 from wellfed.dashboard.words import duration
 
@@ -27,9 +29,11 @@ _KEYS = (
     ("j k", "next, previous row of the page's table"),
     ("← ↑ ↓ →", "move in the heat map"),
     ("Enter", "open what is chosen"),
+    ("a m n", "acknowledge, mute, note: the finding shown or chosen"),
     ("[ ]", "earlier, later by half a range"),
     ("l", "live tail on or off"),
     ("c", "copy a link that stays as it is"),
+    ("e", "export: tables, charts, report"),
     ("d", "dark or light"),
     ("?", "these keys"),
 )
@@ -65,6 +69,7 @@ def frame(simulated: bool) -> Component:
                 className="col",
             ),
             _help(),
+            dialog(),
             html.Div(id="toast", className="toast", role="status"),
         ],
         className="shell",
@@ -93,6 +98,18 @@ def _tools() -> Component:
             html.Div(id="ranges", className="ranges"),
             _button(
                 "live", [html.Span(className="dot"), html.Span("Live", id="age")], "Live tail on or off (l)"
+            ),
+            html.Details(
+                [
+                    html.Summary(
+                        html.Span(className="ic ic-export"),
+                        className="btn",
+                        title="Export (e)",
+                        **{"aria-label": "Export"},
+                    ),
+                    html.Div(id="exports"),
+                ],
+                id="export",
             ),
             _button("copy", html.Span(className="ic ic-copy"), "Copy a link that stays as it is (c)"),
             _button("skin", html.Span(className="ic ic-skin"), "Dark or light (d)"),
@@ -127,14 +144,14 @@ def _help() -> Component:
 
 def navigation(view: View) -> list[Component]:
     """The pages, with the number of open findings and of hosts that report."""
-    opened = sum(f["end"] is None for f in view.document["findings"])
+    count = len(opened(view))
     here = entry(view.path)
     links = []
     for page in PAGES:
         chosen = page is here
         label: list[Component] = [html.Span(className=f"ic ic-{page.icon}"), page.name]
-        if page.name == "Findings" and opened:
-            label.append(html.Span(str(opened), className="nb", title=f"{opened} open findings"))
+        if page.name == "Findings" and count:
+            label.append(html.Span(str(count), className="nb", title=f"{count} open findings"))
         current = {"aria-current": "page"} if chosen else {}
         links.append(
             html.Div(

@@ -33,9 +33,6 @@ __all__ = [
     "verdict",
 ]
 
-#: Rows that a table shows; the rest is counted, and found by search.
-ROWS = 100
-
 
 def family_class(family_id: str) -> str:
     """The class that gives an element the colour of a family."""

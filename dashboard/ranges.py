@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["DEFAULT", "RANGES", "Range", "parse_range"]
+__all__ = ["DEFAULT", "RANGES", "Range", "parse_range", "readable"]
 
 #: Ranges offered in the head of every page.
 RANGES = ("15m", "1h", "6h", "24h", "7d", "30d")
@@ -43,6 +43,14 @@ def parse_range(start: str | None, end: str | None, now: datetime) -> Range:
     if not begin < finish:
         return parse_range(None, None, now)
     return Range(_told(begin.astimezone(UTC), finish.astimezone(UTC)), begin, finish, live=False)
+
+
+def readable(start: str | None, end: str | None) -> bool:
+    """Whether parse_range takes this as it is written, and not for the default."""
+    if start is None and end is None:
+        return True
+    now = datetime.now(UTC)
+    return parse_range(start, end, now) != parse_range(None, None, now) or (start == DEFAULT and not end)
 
 
 def _told(begin: datetime, finish: datetime) -> str:

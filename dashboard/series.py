@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-__all__ = ["MAX_POINTS", "Signals", "aligned", "gather"]
+__all__ = ["MAX_POINTS", "Array", "Signals", "aligned", "gather"]
 
 MAX_POINTS = 1500
 

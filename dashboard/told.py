@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
 
 from dash import dcc, html
 
 from wellfed.analysis.causes import CAUSES
+from wellfed.analysis.trouble import key
 from wellfed.dashboard.facts import job_names
-from wellfed.dashboard.parts import ROWS, Column, cause_label, sortable, table
-from wellfed.dashboard.view import Component, View, job_path
-from wellfed.dashboard.words import ago, evidence_text, family, hours, money, scope_text, title
+from wellfed.dashboard.parts import Column, cause_label, sortable, table
+from wellfed.dashboard.remarks import mark
+from wellfed.dashboard.view import ROWS, Component, View, job_path
+from wellfed.dashboard.words import Number, ago, evidence_text, family, hours, money, scope_text, title
 
 __all__ = [
     "confidence",
     "evidence",
     "finding_link",
     "findings_table",
-    "named",
     "next_steps",
+    "opened",
     "pills",
     "severity",
     "wanted",
@@ -44,40 +45,26 @@ _COLUMNS = (
 
 
 def finding_link(view: View, finding: Mapping[str, Any]) -> str:
-    """Address of a finding's page.
-
-    A finding that began before a moving range begins with it, so its id changes; what it is about does not.
-    """
-    scope = finding["scope"]
-    about = {"cause": finding["cause"], "job": scope["job"] or "", "host": next(iter(scope["hosts"]), "")}
-    return view.to(f"/findings/{quote(str(finding['id']), safe='')}", **about)
-
-
-def named(view: View, id_: str) -> Mapping[str, Any] | None:
-    """The finding of an id, else the costliest one about what the URL says, else None."""
-    findings = view.document["findings"]
-    cause, job, host = (view.query.get(name, "") for name in ("cause", "job", "host"))
-    exact = next((f for f in findings if f["id"] == id_), None)
-    return exact or next(
-        (
-            f
-            for f in findings
-            if cause == f["cause"] and job == (f["scope"]["job"] or "") and host in f["scope"]["hosts"]
-        ),
-        None,
-    )
+    """Address of a finding's page, which holds while a range moves on."""
+    return view.to(f"/findings/{key(finding)}")
 
 
 def wanted(view: View, findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The findings that the URL's `cause`, `job` and `sev` leave."""
-    cause, job, grade = (view.query.get(name, "") for name in ("cause", "job", "sev"))
+    """The findings that the URL's `cause`, `job`, `sev` and `state` leave; muted ones only by `state`."""
+    cause, job, grade, state = (view.query.get(name, "") for name in ("cause", "job", "sev", "state"))
     return [
         f
         for f in findings
         if (not cause or cause in (f["cause"], family(f["cause"])))
         and (not job or f["scope"].get("job") == job)
         and (not grade or grade == f["severity"])
+        and (view.standing(f).state == state if state else view.standing(f).muted is None)
     ]
+
+
+def opened(view: View) -> list[Mapping[str, Any]]:
+    """Findings that are open and not muted."""
+    return [f for f in view.document["findings"] if f["end"] is None and view.standing(f).muted is None]
 
 
 def severity(name: str) -> Component:
@@ -87,7 +74,7 @@ def severity(name: str) -> Component:
 
 def confidence(value: float) -> Component:
     """Five boxes and the number."""
-    text = f"confidence {value:.2f}"
+    text = Number(f"confidence {value:.2f}", value)
     boxes = [html.I(className="on" if value > i / 5 else "") for i in range(5)]
     return html.Span(boxes, className="conf", title=text, role="img", **{"aria-label": text})
 
@@ -101,7 +88,9 @@ def pills(finding: Mapping[str, Any]) -> list[Component]:
     ]
 
 
-def findings_table(view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "") -> Component:
+def findings_table(
+    view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "", most: int = ROWS
+) -> Component:
     """Findings, the costliest first unless the URL sorts them otherwise."""
     keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "sev": lambda f: (_GRADES.get(f["severity"], 0), f["lost_gpu_seconds"]),
@@ -110,8 +99,8 @@ def findings_table(view: View, findings: Sequence[Mapping[str, Any]], nothing: s
         "lost": lambda f: float(f["lost_gpu_seconds"]),
         "conf": lambda f: float(f["confidence"]),
     }
-    key, down = sortable(view, "-lost", keys)
-    ordered = sorted(findings, key=keys[key], reverse=down)[:ROWS]
+    by, down = sortable(view, "-lost", keys)
+    ordered = view.first(sorted(findings, key=keys[by], reverse=down), most)
     return table(
         _COLUMNS,
         [_row(view, f) for f in ordered],
@@ -129,7 +118,7 @@ def _row(view: View, finding: Mapping[str, Any]) -> tuple[Component, ...]:
     job = finding["scope"]["job"]
     name = view.answer.once(job_names).get(job, job)
     return (
-        severity(finding["severity"]),
+        html.Span([severity(finding["severity"]), mark(view.standing(finding))], className="sevs"),
         dcc.Link(cause_label(finding["cause"]), href=finding_link(view, finding)),
         dcc.Link(name, href=view.to(job_path(job)), className="quiet", title=job) if job else "–",
         scope_text(finding["scope"]),

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
+from wellfed.analysis.notes import Notes, Standing
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.theme import Skin
 
-__all__ = ["Component", "Page", "View", "gpu_path", "host_path", "job_path"]
+__all__ = ["ROWS", "Component", "Page", "View", "gpu_path", "host_path", "job_path"]
 
 Component = Any
+_T = TypeVar("_T")
 
+#: Rows that a table shows; the rest is counted, found by search and exported.
+ROWS = 100
 #: State that goes with one from page to page.
 _CARRIED = ("from", "to")
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One request. query: the state in the URL (`from,to,cause,job,sel,sort` and a page's own)."""
+    """One request. query: the state in the URL (`from,to,cause,job,sel,sort` and a page's own).
+
+    whole: tables have all their rows, as an export wants them.
+    """
 
     answer: Answer
     path: str
     query: Mapping[str, str]
     skin: Skin
+    notes: Notes = field(default_factory=Notes)
+    whole: bool = False
 
     @property
     def document(self) -> dict[str, Any]:
@@ -37,6 +47,15 @@ class View:
         """Money for one GPU-hour."""
         found: float | None = self.document["price_per_gpu_hour"]
         return found
+
+    def first(self, rows: Sequence[_T], most: int = ROWS) -> Sequence[_T]:
+        """The rows that a table shows."""
+        return rows if self.whole else rows[:most]
+
+    def standing(self, finding: Mapping[str, Any]) -> Standing:
+        """What people said about a finding, as far as it holds now."""
+        since = datetime.fromisoformat(self.document["from"])
+        return self.notes.standing(finding, self.answer.now, since)
 
     def here(self, **changes: str) -> str:
         """This page with some of its state changed; "" drops a key."""

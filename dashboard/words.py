@@ -9,6 +9,7 @@ from typing import Any
 from wellfed.analysis.causes import CAUSES, FAMILIES
 
 __all__ = [
+    "Number",
     "ago",
     "amount",
     "code",
@@ -21,7 +22,22 @@ __all__ = [
     "scope_text",
     "share",
     "title",
+    "whole",
 ]
+
+
+class Number(str):
+    """A number in words that keeps the number. value: in `unit`, "" for a count or a share."""
+
+    value: float
+    unit: str
+
+    def __new__(cls, text: str, value: float, unit: str = "") -> Number:
+        """The text, which is all that a page shows."""
+        made = super().__new__(cls, text)
+        made.value, made.unit = value, unit
+        return made
+
 
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -44,31 +60,38 @@ def family(cause: str) -> str:
 def count(value: float, digits: int = 3) -> str:
     """`1,234`, `12.3`, `0.04`, `<0.001`: as many digits as carry meaning."""
     if value == 0:
-        return "0"
+        return Number("0", value)
     if abs(value) >= 100:
-        return f"{value:,.0f}"
+        return Number(f"{value:,.0f}", value)
     if abs(value) < 1e-3:
-        return "<0.001"
-    return f"{value:.{digits}g}"
+        return Number("<0.001", value)
+    return Number(f"{value:.{digits}g}", value)
+
+
+def whole(value: float, digits: int = 0) -> str:
+    """`1,234`, with as many digits after the point as wanted."""
+    return Number(f"{value:,.{digits}f}", value)
 
 
 def hours(gpu_seconds: float) -> str:
     """GPU-seconds as GPU-hours."""
-    return count(gpu_seconds / 3600)
+    return Number(count(gpu_seconds / 3600), gpu_seconds / 3600, "GPU-h")
 
 
 def money(value: float | None) -> str:
     """`$1,234`, `$7.27`, or a dash where there is no price."""
     if value is None:
         return "–"
-    return f"${value:,.0f}" if abs(value) >= 100 else f"${value:.2f}"
+    return Number(f"${value:,.0f}" if abs(value) >= 100 else f"${value:.2f}", value, "$")
 
 
 def share(value: float | None) -> str:
     """`71 %`, one digit below ten, or a dash where it was not measured."""
     if value is None or value != value:
         return "–"
-    return f"{100 * value:.0f} %" if abs(value) >= 0.1 or value == 0 else f"{100 * value:.1f} %"
+    text = f"{100 * value:.0f} %" if abs(value) >= 0.1 or value == 0 else f"{100 * value:.1f} %"
+    text = "<0.1 %" if 0 < value < 0.0005 else text
+    return Number(text, value)
 
 
 def amount(value: float | None, unit: str) -> str:
@@ -76,16 +99,19 @@ def amount(value: float | None, unit: str) -> str:
     if value is None or value != value:
         return "–"
     if abs(value) < 5e-4:
-        return f"0 {unit}"
+        return Number(f"0 {unit}".rstrip(), value, unit)
     for scale, prefix in _SCALES:
         if abs(value) >= scale:
-            return f"{value / scale:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
+            return Number(f"{value / scale:.3g} {prefix}{unit}".rstrip(), value, unit)
+    return Number(f"{value:.3g} {unit}".rstrip(), value, unit)
 
 
 def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
-    whole = int(seconds)
+    return Number(_duration(int(seconds)), seconds, "s")
+
+
+def _duration(whole: int) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import polars as pl
+
+from wellfed import verdicts
+from wellfed.analysis.causes import CAUSES, FAMILIES, Cause
+from wellfed.analysis.evidence import Ramp
+from wellfed.analysis.receiver import REASONS
+from wellfed.analysis.signatures import by_cause
 from wellfed.cli import COMMANDS
 from wellfed.collectors.catalog import DERIVED_OTLP, TABLES, Otlp
+from wellfed.collectors.destination import Destination
+from wellfed.collectors.exposition import Family
+from wellfed.collectors.publisher import Publisher
+from wellfed.collectors.selfcost import Marker, families
+from wellfed.collectors.spool import Spool
 from wellfed.options import OPTIONS
 from wellfed.rules import RULES, catalogue, thresholds
 
@@ -46,7 +60,42 @@ def metrics() -> str:
                 f"| {column.name} | {column.kind} | `{column.unit}` | `{table.metric(column)}` "
                 f"| {', '.join(_otlp(o) for o in names)} | {column.help} |"
             )
+    out += ["", "## The agent about itself", "", *_families(agent_families())]
+    out += ["", "## The hub", "", *_families(hub_families())]
     return "\n".join(out) + "\n"
+
+
+def agent_families() -> list[Family]:
+    """What an agent with a spool that sends by OTLP publishes beside its tables."""
+    marker = Marker("")
+    marker.clean = True
+    publisher = Publisher(Destination("http://hub:4318"), Spool(None, 1, 1.0), {}, lambda _: ((), ()))
+    publisher._pusher.last_success = 0.0
+    return [*families((), marker), *publisher.families()]
+
+
+def hub_families() -> list[Family]:
+    """What a hub publishes."""
+    row = {"host": "", "gpu": "", "job": "", "cause": "", "value": 0.0}
+    rows = pl.DataFrame([{"metric": metric, **row} for metric in verdicts._LABELS])
+    counts = rows["metric"].str.ends_with("_seconds")
+    last = SimpleNamespace(timestamp=lambda: 0.0)
+    live: Any = SimpleNamespace(
+        counters=rows.filter(counts), gauges=rows.filter(~counts), findings=[], last=last
+    )
+    none = dict.fromkeys(REASONS, 0)
+    receiver: Any = SimpleNamespace(hosts=lambda now: {"fresh": 0, "stale": 0}, points=0, rejected=none)
+    return [*verdicts.verdicts(live), *verdicts.hub_families(receiver)]
+
+
+def _families(found: Sequence[Family]) -> list[str]:
+    """A table of metrics."""
+    ends = {"counter": "_total", "info": "_info"}
+    return [
+        "| Prometheus | kind | what |",
+        "|---|---|---|",
+        *(f"| `{f.name}{ends.get(f.kind, '')}` | {f.kind} | {f.help} |" for f in found),
+    ]
 
 
 def _otlp(otlp: Otlp) -> str:
@@ -121,12 +170,51 @@ def prometheus_rule() -> str:
     return head + "".join(f"  {line}" if line.strip() else line for line in body.splitlines(keepends=True))
 
 
+def causes() -> str:
+    """Every cause: what it means, when it is named, why that must hold, what to do."""
+    lines = [
+        "# Causes",
+        "",
+        "Generated from the taxonomy and the rules by `make docs`. How a verdict is made:",
+        "[diagnosis.md](diagnosis.md). `lo → hi`: below lo a signal says nothing, from hi on all it can.",
+    ]
+    for family in FAMILIES.values():
+        lines += ["", f"## {family.title} ({family.code})"]
+        for cause in CAUSES.values():
+            if cause.family == family.id:
+                lines += ["", *_cause(cause)]
+    return "\n".join(lines) + "\n"
+
+
+def _cause(cause: Cause) -> list[str]:
+    lines = [f"### `{cause.id}`: {cause.title}", "", cause.meaning]
+    rule = by_cause().get(cause.id)
+    if rule is not None:
+        lines += ["", f"**Why the rule holds.** {rule.why}", ""]
+        lines += [f"* needs {_ramp(r)}" for r in rule.need]
+        lines += ["* needs one of: " + "; ".join(_ramp(r) for r in group) for group in rule.any_of]
+        lines += [f"* supported by {_ramp(r)}" for r in rule.support]
+        lines += [f"* against it: {_ramp(r)}" for r in rule.contra]
+    return [
+        *lines,
+        "",
+        "**What to do.**",
+        "",
+        *(f"{n}. {step}" for n, step in enumerate(cause.next_steps, 1)),
+    ]
+
+
+def _ramp(ramp: Ramp) -> str:
+    return f"{ramp.signal} ({ramp.lo:g} → {ramp.hi:g})"
+
+
 def pages() -> Mapping[Path, str]:
     """Every generated page with its text."""
     return {
         HERE / "metrics.md": metrics(),
         HERE / "commands.md": commands(),
         HERE / "alerts.md": alerts(),
+        HERE / "causes.md": causes(),
         OPERATOR / "rules.yaml": prometheus_rule(),
     }
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from faulty import Faults
 from programs import Programs, fetch, free_port, until
 
 
@@ -40,6 +44,23 @@ def prometheus(programs: Programs, tmp_path: Path) -> Callable[[Sequence[int]], 
     return start
 
 
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that makes a program's disk and clock fail on demand."""
+    out = tmp_path_factory.mktemp("faults") / "faults.so"
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    source = Path(__file__).parent / "faults.c"
+    subprocess.run(["gcc", *flags, "-o", str(out), str(source), "-ldl"], check=True)
+    return out
+
+
+@pytest.fixture
+def faults(library: Path, tmp_path: Path) -> Faults:
+    folder = tmp_path / "faulty"
+    folder.mkdir()
+    return Faults(library, tmp_path / "faults", folder)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One table of what tests/chaos tried and what it cost."""
     totals: dict[str, list[int]] = {}
@@ -50,6 +71,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 row = totals.setdefault(what, [0, 0])
                 row[0] += tried
                 row[1] += lost
+    if totals and (out := os.environ.get("WELLFED_CHAOS_NOTES")):
+        Path(out).write_text(json.dumps(totals))
     if totals:
         terminalreporter.section("what was tried and what it cost")
         for what, (tried, lost) in sorted(totals.items()):

@@ -1,4 +1,4 @@
-"""From a fault to one page and its end: agent and verdicts -> Prometheus -> Alertmanager -> webhook, all real."""
+"""From a fault to one page and its end: agent -> hub -> Prometheus -> Alertmanager -> webhook, all real."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from faulty import Faults
 from programs import ROOT, Programs, fetch, free_port, until
-from verdicts import VERDICTS, Replay
+from verdicts import VERDICTS, Hurried
 
 from wellfed.cli import main
 
@@ -107,58 +108,64 @@ scrape_configs:
     return f"http://127.0.0.1:{port}"
 
 
-def test_the_stand_in_publishes_the_hubs_metrics() -> None:
-    replay = Replay("nfs-slow-server")
-    replay.jump(30)
-    names = {line.partition("{")[0].partition(" ")[0] for line in replay.scrape().splitlines()}
-    replay._server.server_close()
-    assert names == VERDICTS
-
-
 @pytest.mark.real
 def test_a_fault_becomes_one_page_and_one_resolution(
-    programs: Programs, tmp_path: Path, inbox: Inbox
+    programs: Programs, tmp_path: Path, inbox: Inbox, faults: Faults
 ) -> None:
     node = tmp_path / "node"
     shutil.copytree(NODE, node, symlinks=True)
     state = node / "sys/class/infiniband/mlx5_0/ports/1/state"
     quick = "starved_for=1s,link_down_for=1s,keep_firing=1s,starved_share=0.1"
     assert main(["alerts", "--write", str(tmp_path / "rules"), "--threshold", quick]) == 0
+    hub = Hurried(programs, faults, tmp_path, "nfs-slow-server")
     agent = free_port()
     programs.wellfed(
         "agent",
         "--collectors=infiniband",
+        "--host=node-1",
         f"--metrics-address=127.0.0.1:{agent}",
+        f"--otlp-endpoint=http://127.0.0.1:{hub.otlp}",
         f"--procfs={node}/proc",
         f"--sysfs={node}/sys",
     )
-    with Replay("nfs-slow-server") as hub:
-        hub.jump(12)
-        am = alertmanager(programs, tmp_path, inbox.url)
-        server = prometheus(programs, tmp_path, am, agent, hub.port)
+    am = alertmanager(programs, tmp_path, inbox.url)
+    server = prometheus(programs, tmp_path, am, agent, hub.metrics)
+    first, last = hub.faulty
+    hub.feed(first - 30)
 
-        def holds(query: str) -> bool:
-            answer = json.loads(fetch(f"{server}/api/v1/query?query={query}"))
-            return bool(answer["data"]["result"])
+    def holds(query: str) -> bool:
+        answer = json.loads(fetch(f"{server}/api/v1/query?query={query}"))
+        return bool(answer["data"]["result"])
 
-        until(lambda: holds("wellfed_port_up==1"), what="the link is up")
-        until(lambda: holds("job:wellfed_job_gpus:rate5m"), what="verdicts are recorded")
-        inbox.let_pass(2)
-        assert {alert for _, alert, _ in inbox.seen} == {"WellfedWatchdog"}
+    def firing(alert: str) -> bool:
+        hub.feed(hub.fed + 6)
+        return bool(inbox.count(alert))
 
-        # The fault: a port loses its link, and the replay hurries to where the filer becomes slow.
-        state.write_text("1: DOWN\n")
-        hub.speed = 6
-        for alert in ("LinkDown", "JobStarvedByStorage"):
-            until(lambda: inbox.count(alert), 60, f"{alert} arrives")  # noqa: B023
-        state.write_text("4: ACTIVE\n")
-        hub.jump(50)
-        for alert in ("LinkDown", "JobStarvedByStorage"):
-            until(lambda: inbox.count(alert).get(("/page", "resolved")), 60, f"{alert} ends")  # noqa: B023
-        inbox.let_pass(3)
-        once = {("/page", "firing"): 1, ("/page", "resolved"): 1}
-        assert inbox.count("LinkDown") == once
-        assert inbox.count("JobStarvedByStorage") == once
+    until(lambda: holds("wellfed_port_up==1"), what="the link is up")
+    until(lambda: holds("wellfed_job_gpu_seconds_total"), what="verdicts are scraped")
+    hub.feed(hub.fed + 4)
+    until(lambda: holds("job:wellfed_job_gpus:rate5m"), what="verdicts are recorded")
+    inbox.let_pass(2)
+    assert {alert for _, alert, _ in inbox.seen} == {"WellfedWatchdog"}
+
+    # The fault: a port loses its link, and the windows reach the minute in which the filer becomes slow.
+    state.write_text("1: DOWN\n")
+    hub.feed(first + 12)
+    for alert in ("LinkDown", "JobStarvedByStorage"):
+        until(lambda: firing(alert), 60, f"{alert} arrives")  # noqa: B023
+    state.write_text("4: ACTIVE\n")
+    # The filer has been well again for three minutes.
+    hub.feed(last + 18)
+    for alert in ("LinkDown", "JobStarvedByStorage"):
+        until(lambda: inbox.count(alert).get(("/page", "resolved")), 60, f"{alert} ends")  # noqa: B023
+    inbox.let_pass(3)
+    once = {("/page", "firing"): 1, ("/page", "resolved"): 1}
+    assert inbox.count("LinkDown") == once
+    assert inbox.count("JobStarvedByStorage") == once
+    lines = fetch(f"http://127.0.0.1:{hub.metrics}/metrics").decode().splitlines()
+    assert {line.partition("{")[0].partition(" ")[0] for line in lines} >= VERDICTS - {
+        "wellfed_finding_active"
+    }
 
 
 def amtool(am: str, *arguments: str) -> str:

@@ -91,6 +91,18 @@ def test_the_hours_answer_as_the_whole_does(
     alone = combine([map_segment(segment)])
     assert alone["totals"]["lost_seconds"] == pytest.approx(whole["totals"]["lost_seconds"], rel=1e-6)
     assert [f["cause"] for f in alone["findings"]] == [f["cause"] for f in whole["findings"]]
+    told = ("joules", "joules_lost", "hardware_flop_utilization")
+    for name in told:
+        assert whole["totals"][name] is not None
+        for parts in (alone, hourly):
+            assert parts["totals"][name] == pytest.approx(whole["totals"][name], rel=0.05), name
+    (theirs,) = whole["jobs"]
+    for parts in (alone, hourly):
+        (ours,) = parts["jobs"]
+        assert (ours["workload"]["kind"], ours["workload"]["bound"]) == (
+            "training",
+            theirs["workload"]["bound"],
+        )
 
 
 def test_a_finding_that_outlasts_its_hour_is_one(partials: list[Partial], simulation: Simulation) -> None:
@@ -202,3 +214,18 @@ def test_a_file_of_another_version_is_read(url: str, tmp_path: Path) -> None:
         frame.drop("xid_errors", strict=False).with_columns(tomorrow=pl.lit(1.0)).write_parquet(target)
     found = combine(run(plan(str(tmp_path))))
     assert found["totals"]["gpu_seconds"] > 0
+
+
+def test_tokens_and_what_a_job_is_are_told_over_a_lake_too(tmp_path: Path) -> None:
+    made = simulate("launch-llm-eager", seed=1, gpus=8, duration=1800)
+    with Store(tmp_path / "s") as store:
+        store.append(made.tables)
+        store.seal(made.end + timedelta(hours=2))
+    whole = diagnose({name: frame.lazy() for name, frame in made.tables.items()}).document
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "ROWS", 1)
+        found = combine([map_segment(segment) for segment in plan(str(tmp_path / "s"))])
+    (ours,), (theirs,) = found["jobs"], whole["jobs"]
+    assert ours["tokens"] == pytest.approx(theirs["tokens"])
+    assert ours["workload"]["kind"] == theirs["workload"]["kind"] == "training"
+    assert found["totals"]["tokens_per_joule"] == pytest.approx(whole["totals"]["tokens_per_joule"], rel=1e-3)

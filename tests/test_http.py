@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import http.client as http_client
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -180,6 +182,21 @@ def test_a_taken_port_names_its_holder() -> None:
             Endpoint(f"127.0.0.1:{first.port}", {})
     finally:
         first.close()
+
+
+def test_the_holder_of_a_port_is_named_without_its_options() -> None:
+    code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    command = [sys.executable, "-S", "-c", code, "--password=planted-secret"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        try:
+            with pytest.raises(UserError) as error:
+                Endpoint(f"127.0.0.1:{int(other.stdout.readline())}", {})
+        finally:
+            other.stdin.close()
+    assert f"{sys.executable} (pid {other.pid})" in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 def test_addresses() -> None:

@@ -11,11 +11,13 @@ import polars as pl
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.diagnose import diagnose
-from wellfed.analysis.live import Live, LookBack, settled
+from wellfed.analysis.live import Live, settled
 from wellfed.analysis.live_findings import Tracker
 from wellfed.analysis.scenarios import simulate
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.collectors.catalog import TABLES
 from wellfed.collectors.exposition import Exposition
 from wellfed.verdicts import MAX_FINDINGS, verdicts
@@ -55,7 +57,7 @@ def document(store: Store) -> dict[str, Any]:
 def test_the_counters_are_the_documents_sums_in_both_views(tmp_path: Path) -> None:
     with Store(tmp_path / "s") as store:
         store.append(simulate("straggler-host-storage", seed=1, end=END).tables)
-        live = Live(store, LookBack(store))
+        live = Live(store, Streaming(store))
         live.update(END)
         said = document(store)
         assert totals(live, "lost_gpu_seconds", "cause") == pytest.approx(said["totals"]["by_cause"])
@@ -75,7 +77,7 @@ def test_each_window_counts_once_and_a_finding_keeps_its_id(
 ) -> None:
     seen = []
     with Store(tmp_path / "s") as store:
-        live = Live(store, LookBack(store, price=3.6))
+        live = Live(store, Streaming(store, price=3.6))
         start = END - timedelta(hours=1)
         for end in MINUTES:
             store.append(part(starved, start, end))
@@ -86,7 +88,7 @@ def test_each_window_counts_once_and_a_finding_keeps_its_id(
             seen.append([(f["id"], f["start"], f["lost_gpu_seconds"], f["cost"]) for f in live.findings])
             start = end
             # As after a kill -9: the next process goes on from the file.
-            live = Live(store, LookBack(store, price=3.6))
+            live = Live(store, Streaming(store, price=3.6))
             assert live.counters.equals(before)
         said = document(store)
     assert totals(live, "gpu_seconds")[""] == pytest.approx(said["totals"]["gpu_seconds"])
@@ -106,7 +108,7 @@ def test_a_host_that_comes_late_is_counted_when_it_comes(tmp_path: Path) -> None
     tables = simulate("nfs-slow-server", seed=1, end=END).tables
     late = tables["host"]["host"].max()
     with Store(tmp_path / "s") as store:
-        live = Live(store, LookBack(store))
+        live = Live(store, Streaming(store))
         store.append({name: frame.filter(pl.col("host") != late) for name, frame in tables.items()})
         live.update(END - timedelta(minutes=5))
         assert late not in totals(live, "gpu_seconds", "host")
@@ -122,7 +124,7 @@ def test_series_of_gpus_and_jobs_that_are_gone_end_after_an_hour(
 ) -> None:
     with Store(tmp_path / "s") as store:
         store.append(starved)
-        live = Live(store, LookBack(store))
+        live = Live(store, Streaming(store))
         live.update(END)
         assert live.gauges.height == 9
         live.update(END + timedelta(minutes=5))
@@ -139,10 +141,10 @@ def test_a_damaged_state_costs_the_counters_and_nothing_else(
     with Store(tmp_path / "s") as store:
         store.append(starved)
         (tmp_path / "s" / "live.parquet").write_bytes(b"PAR1 and then nothing")
-        live = Live(store, LookBack(store))
+        live = Live(store, Streaming(store))
         assert live.counters.is_empty()
         live.update(END)
-        assert Live(store, LookBack(store)).counters.equals(live.counters)
+        assert Live(store, Streaming(store)).counters.equals(live.counters)
         assert store.check() == []
 
 
@@ -185,7 +187,7 @@ def test_trouble_that_comes_back_later_is_a_new_finding() -> None:
 
 def test_what_is_published_is_bounded_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
     with Store(tmp_path / "s") as store:
-        live = Live(store, LookBack(store))
+        live = Live(store, Streaming(store))
         found = [finding(number, END, None) for number in range(MAX_FINDINGS + 7)]
         live._tracker = Tracker().after(found, END, {})
         text = Exposition(openmetrics=True).render((), verdicts(live)).decode()
@@ -194,6 +196,23 @@ def test_what_is_published_is_bounded_and_what_is_left_out_is_counted(tmp_path: 
     assert families["wellfed_findings_dropped"].samples[0].value == 7
     labels = families["wellfed_finding_active"].samples[0].labels
     assert labels.keys() == {"cause", "severity", "job", "host", "resource"}
+
+
+def test_what_a_job_loses_to_a_cause_begins_at_zero(
+    tmp_path: Path, starved: Mapping[str, pl.DataFrame]
+) -> None:
+    with Store(tmp_path / "s") as store:
+        live = Live(store, Streaming(store))
+        store.append(part(starved, MINUTES[0] - timedelta(minutes=10), MINUTES[0]))
+        live.update(MINUTES[0])
+        text = Exposition(openmetrics=True).render((), verdicts(live)).decode()
+    families = {f.name: f for f in text_string_to_metric_families(text)}
+    (job,) = {s.labels["job"] for s in families["wellfed_job_gpu_seconds"].samples}
+    lost = {s.labels["cause"]: s.value for s in families["wellfed_job_lost_gpu_seconds"].samples}
+    assert {s.labels["job"] for s in families["wellfed_job_lost_gpu_seconds"].samples} == {job}
+    assert lost.keys() == CAUSES.keys()
+    assert lost["storage.read"] == 0.0
+    assert sum(lost.values()) == pytest.approx(totals(live, "job_lost_gpu_seconds")[""])
 
 
 def test_a_window_is_judged_once_it_had_time_to_arrive() -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import inspect
+import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import dashboards
 import numpy as np
@@ -15,7 +20,10 @@ import plotly
 import pytest
 from dashboards import EVIL, Fixed
 
-from wellfed.dashboard import app, exports
+from wellfed.analysis.notes import Notes
+from wellfed.analysis.receiver import REASONS
+from wellfed.analysis.trouble import key
+from wellfed.dashboard import app, exports, tabular
 from wellfed.dashboard.pages import inference
 from wellfed.dashboard.registry import PAGES
 from wellfed.dashboard.search import find
@@ -80,24 +88,63 @@ def test_a_name_that_is_markup_stays_text(source: Fixed) -> None:
     assert EVIL in nodes(json.loads(rendered(source, "/jobs")), str)
 
 
+def exported(source: Fixed, name: str, path: str, search: str = "", simulated: bool = False) -> str:
+    view = replace(app.view_of(source, path, search), whole=True)
+    made = exports.export(name, view, simulated)
+    assert made is not None
+    return made.body.decode()
+
+
 def test_the_report_has_no_markup_of_others_and_nothing_from_elsewhere(source: Fixed) -> None:
-    view = app.view_of(source, "/efficiency", "")
-    for name in exports.EXPORTS:
-        made = exports.export(name, view)
-        assert made is not None
-        assert made.body
-    report = exports.EXPORTS["report.html"](view).body.decode()
-    assert "<img" not in report
-    assert "&lt;img src=x" in report
-    assert not re.search(r"<[^>]*(src|href)=|url\(|<script", report)
+    for path in ("/efficiency", f"/job/{quote(EVIL, safe='')}"):
+        report = exported(source, "report.html", path, simulated=True)
+        assert "<img" not in report
+        assert "&lt;img src=x" in report
+        assert not re.search(r"<[^>]*(src|href)=|url\(|<script", report)
+        assert "SIMULATED DATA" in report
+    view = app.view_of(source, "/", "")
     assert exports.export("nonsense", view) is None
+    assert exports.export("table.csv", view) is None
+    assert exports.export("report.html", app.view_of(source, "/job/none", "")) is None
+
+
+def test_the_diagnosis_is_exported_as_it_is_and_marked_when_it_is_simulated(source: Fixed) -> None:
+    document = source.diagnosis.document
+    assert json.loads(exported(source, "diagnosis.json", "/")) == document
+    marked = json.loads(exported(source, "diagnosis.json", "/", simulated=True))
+    assert "SIMULATED" in marked.pop("warnings")[0]
+    assert marked.items() <= document.items()
+
+
+def test_every_table_of_every_page_is_exported_with_all_rows_and_plain_numbers(source: Fixed) -> None:
+    seen = 0
+    for path in dashboards.paths(source):
+        names = [name for name, _ in tabular.tables(list(app.page(source, path, "").main))]
+        assert len(set(names)) == len(names), path
+        for name in names:
+            rows = list(csv.reader(io.StringIO(exported(source, "table.csv", path, f"table={quote(name)}"))))
+            assert all(rows[0]), (path, name, rows[0])
+            assert {len(row) for row in rows} == {len(rows[0])}, (path, name)
+            seen += len(rows) - 1
+    assert seen > 300
+    text = exported(source, "table.csv", "/jobs", "table=Jobs")
+    jobs = {row["Job"]: row for row in csv.DictReader(io.StringIO(text))}
+    for job in source.diagnosis.document["jobs"]:
+        row = jobs[job["name"] or job["job"]]
+        assert float(row["GPU-h lost"]) == job["lost_seconds"] / 3600
+        assert float(row["Cost ($)"]) == job["cost_lost"]
+
+
+def test_an_export_holds_more_rows_than_the_page_shows(source: Fixed) -> None:
+    view = app.view_of(source, "/findings", "")
+    assert len(source.diagnosis.document["findings"]) > 1
+    shown = view.first(source.diagnosis.document["findings"], 1)
+    assert len(shown) == 1
+    assert len(replace(view, whole=True).first(source.diagnosis.document["findings"], 1)) > 1
 
 
 def test_the_csv_adds_up_to_the_document(source: Fixed) -> None:
-    import csv
-    import io
-
-    text = exports.EXPORTS["efficiency.csv"](app.view_of(source, "/efficiency", "")).body.decode()
+    text = exported(source, "efficiency.csv", "/efficiency")
     rows = list(csv.DictReader(io.StringIO(text)))
     totals = source.diagnosis.document["totals"]
     for by in ("team", "user", "job", "cause"):
@@ -108,8 +155,8 @@ def test_the_csv_adds_up_to_the_document(source: Fixed) -> None:
 
 
 def test_a_spreadsheet_takes_no_name_for_a_formula() -> None:
-    assert exports._harmless("=HYPERLINK(1)") == "'=HYPERLINK(1)"
-    assert exports._harmless("llama-70b") == "llama-70b"
+    assert tabular.harmless("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert [tabular.harmless(name) for name in ("llama-70b", "")] == ["llama-70b", ""]
 
 
 def test_the_numbers_of_the_page_are_those_of_the_document(source: Fixed) -> None:
@@ -157,23 +204,24 @@ def test_findings_are_filtered_and_sorted_as_the_address_says(source: Fixed) -> 
     page = json.loads(rendered(source, "/findings", f"?cause={cause}"))
     links = [n["data-href"] for n in nodes(page, dict) if "data-href" in n]  # type: ignore[index,operator]
     assert [link.split("?")[0] for link in links] == [
-        f"/findings/{f['id']}" for f in findings if f["cause"] == cause
+        f"/findings/{key(f)}" for f in findings if f["cause"] == cause
     ]
     page = json.loads(rendered(source, "/findings", "?sort=lost"))
     links = [n["data-href"] for n in nodes(page, dict) if "data-href" in n]  # type: ignore[index,operator]
     cheapest = min(findings, key=lambda f: f["lost_gpu_seconds"])
-    assert links[0].split("?")[0] == f"/findings/{cheapest['id']}"
+    assert links[0].split("?")[0] == f"/findings/{key(cheapest)}"
 
 
 def test_a_finding_is_found_again_when_its_id_has_moved_on(source: Fixed) -> None:
     finding = source.diagnosis.document["findings"][0]
     view = app.view_of(source, "/findings", "?from=15m")
-    link = finding_link(view, finding)
-    path, _, query = link.partition("?")
-    assert "from=15m" in query
-    for asked in (path, "/findings/0123456789ab"):
-        text = texts(json.loads(rendered(source, asked, query)))
-        assert hours(finding["lost_gpu_seconds"]) in text
+    path, _, query = finding_link(view, finding).partition("?")
+    assert query == "from=15m"
+    # The same trouble, seen in a range that began ten minutes earlier.
+    began = datetime.fromisoformat(finding["start"]) - timedelta(minutes=10)
+    earlier = key({**finding, "id": "", "start": began.isoformat()})
+    for asked in (path, f"/findings/{finding['id']}", f"/findings/{earlier}"):
+        assert hours(finding["lost_gpu_seconds"]) in texts(json.loads(rendered(source, asked, query)))
     assert "not in the range" in rendered(source, "/findings/0123456789ab", "from=15m")
 
 
@@ -251,3 +299,69 @@ def test_markup_in_the_address_is_shown_as_text(source: Fixed) -> None:
     page = json.loads(rendered(source, "/<script>alert(1)</script>"))
     assert any("<script>" in str(text) for text in nodes(page, str))
     assert np.isfinite(source.diagnosis.document["totals"]["au"])
+
+
+def test_muted_findings_leave_lists_and_counts_and_come_back(source: Fixed) -> None:
+    notes = Notes()
+    findings = source.diagnosis.document["findings"]
+    for finding in findings:
+        notes.say(finding, "mute", "ada", until=datetime.now(UTC) + timedelta(days=1))
+
+    def told(search: str = "") -> str:
+        page = app.page(source, "/findings", search, notes=notes)
+        return texts(json.loads(json.dumps(list(page.main), cls=plotly.utils.PlotlyJSONEncoder)))
+
+    assert "All findings are muted" in told()
+    assert told("?state=muted").count("muted by ada until") == len(findings)
+    for note in notes.history():
+        notes.undo(note.id, "bo")
+    assert "muted by" not in told("?state=muted")
+    assert f"{len(findings)} findings" in told()
+
+
+def test_every_chart_has_a_summary_and_a_table_twin(source: Fixed) -> None:
+    charts = 0
+    for path in dashboards.paths(source):
+        page = json.loads(rendered(source, path))
+        cards = [
+            n for n in nodes(page, dict) if "card" in str(n.get("props", {}).get("className", "")).split()
+        ]  # type: ignore[attr-defined]
+        for card in cards:
+            inside = [n["type"] for n in nodes(card, dict) if "type" in n]  # type: ignore[index,operator]
+            drawn = inside.count("Graph")
+            assert inside.count("Figcaption") == drawn, path
+            assert inside.count("Table") >= drawn, path
+            charts += drawn
+    assert charts > 20
+
+
+def test_the_table_of_a_chart_is_exported_point_by_point(source: Fixed) -> None:
+    gpu = source.diagnosis.document["gpus"][0]
+    path = f"/gpu/{gpu['host']}/{gpu['index']}"
+    text = exported(source, "table.csv", path, f"table={quote('Signals of the GPU')}")
+    points = list(csv.DictReader(io.StringIO(text)))
+    assert len(points) > 50
+    active = [float(p["Compute: SM active (%)"]) for p in points if p["Compute: SM active (%)"]]
+    assert len(active) > 50
+    assert all(0 <= value <= 100 for value in active)
+    assert points[0]["Time, UTC"] < points[-1]["Time, UTC"]
+
+
+def test_docs_have_a_picture_of_every_page_in_both_themes() -> None:
+    names = {page.name.lower() for page in PAGES} | {"finding", "job", "gpu", "host"}
+    taken = {path.stem for path in (ROOT / "docs/pictures").glob("*.png")}
+    assert taken == {f"{name}-{theme}" for name in names for theme in SKINS}
+    assert sum(path.stat().st_size for path in (ROOT / "docs/pictures").glob("*.png")) < 2_500_000
+
+
+def test_what_the_hub_refused_is_told_with_what_to_do(source: Fixed) -> None:
+    assert "Refused by the hub" not in rendered(source, "/telemetry")
+    refused = dict.fromkeys(REASONS, 0)
+    made = Fixed(source.tables, source.diagnosis)
+    made.made = replace(source.made, refused=refused, _derived={})
+    assert "Nothing was refused" in rendered(made, "/telemetry")
+    made.made = replace(source.made, refused={reason: n for n, reason in enumerate(REASONS, 1)}, _derived={})
+    text = exported(made, "table.csv", "/telemetry", f"table={quote('Points refused by the hub')}")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {row["Reason"]: float(row["Points"]) for row in rows} == made.made.refused
+    assert all(row["What to do"] for row in rows)

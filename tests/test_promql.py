@@ -116,6 +116,24 @@ def test_an_answer_of_another_kind_is_refused() -> None:
         answering(body).range("x", 0, 10, 10)
 
 
+@pytest.mark.parametrize("said", [True, "one\nline", {"a": 1}])
+def test_a_warning_of_any_kind_is_one_line(said: object) -> None:
+    # What `make chaos` found.
+    api = answering(json.dumps({"status": "success", "data": ["up"], "warnings": said}).encode())
+    assert api.names(0, 10) == {"up"}
+    (line,) = api.warnings
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("at", [-1, 1e300, float("nan")])
+def test_a_sample_of_no_time_is_refused(at: float) -> None:
+    # What `make chaos` found.
+    series = {"metric": {}, "values": [[at, "1"]]}
+    data = {"resultType": "matrix", "result": [series]}
+    with pytest.raises(UserError, match="lies at no time"):
+        answering(json.dumps({"status": "success", "data": data}).encode()).range("x", 0, 10, 10)
+
+
 # --- servers that are slow, limited or guarded
 
 

@@ -1,19 +1,22 @@
-"""A stand-in for the hub: the verdict metrics of a real diagnosis of simulated windows, replayed scrape by scrape."""
+"""A real hub over a simulated fleet, in a hurry: OTLP of every node, its clock moved on window by window."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
-from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+import http.client
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
+from faulty import Faults
+from otlp_nodes import Nodes
+from programs import Programs, fetch, free_port, until
 
-from wellfed.analysis.diagnose import diagnose
 from wellfed.analysis.scenarios import simulate
 
-__all__ = ["VERDICTS", "Replay"]
+__all__ = ["VERDICTS", "Hurried"]
 
 #: The hub's metrics: the names that alerts and dashboards may ask for.
 VERDICTS = frozenset(
@@ -33,120 +36,76 @@ VERDICTS = frozenset(
         "wellfed_hub_rejected_points_total",
     }
 )
-WINDOW = timedelta(seconds=10)
-#: Windows of quiet after which a finding counts as over.
-OFF_WINDOWS = 6
+_ADDRESSES = ("--address", "--otlp-address", "--otlp-grpc-address", "--metrics-address")
+#: Posts at once: what comes together shares the hub's commits.
+_PARALLEL = 64
+#: Seconds after its end at which a window is judged.
+_GRACE = 5.0
 
 
-class Replay:
-    """Serves /metrics on a port of loopback. Each scrape moves the replay `speed` windows ahead; jump skips."""
+class Hurried:
+    """`wellfed hub` on free ports. start: of the scenario, whose middle is now.
 
-    def __init__(self, scenario: str, seed: int = 1) -> None:
-        tables = simulate(scenario, seed=seed).tables
-        answer = diagnose({name: frame.lazy() for name, frame in tables.items()})
-        self._windows, self._shares = answer.windows, answer.shares
-        self._findings: list[dict[str, Any]] = answer.document["findings"]
-        self.start = self.now = datetime.fromisoformat(answer.document["from"])
-        self.job: str = answer.document["jobs"][0]["job"]
-        self.speed = 1
-        self._lock = threading.Lock()
-        replay = self
+    otlp, metrics: its ports. fed: windows sent. faulty: numbers of the first and the last window in which
+    storage starves GPUs.
+    """
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = replay.scrape().encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.end_headers()
-                self.wfile.write(body)
+    def __init__(
+        self, programs: Programs, faults: Faults, folder: Path, scenario: str, seed: int = 1
+    ) -> None:
+        now = datetime.fromtimestamp(time.time() // 10 * 10, UTC)
+        simulated = simulate(scenario, seed=seed, end=now + timedelta(minutes=30))
+        tables, truth = simulated.tables, simulated.truth
+        ends = tables["host"]["ts"].unique().sort()
+        self.start: datetime = ends[0] - timedelta(seconds=10)
+        self._parts = [{name: f.filter(pl.col("ts") == end) for name, f in tables.items()} for end in ends]
+        faulty = truth.filter(pl.col("cause").str.starts_with("storage"))["ts"]
+        self.faulty = (ends.search_sorted(faulty.min()), ends.search_sorted(faulty.max()))
+        self._nodes = Nodes()
+        self._faults = faults
+        self.fed = 0
+        faults.clock(self.start.timestamp() - time.time())
+        ports = {flag: free_port() for flag in _ADDRESSES}
+        self.otlp, self.metrics = ports["--otlp-address"], ports["--metrics-address"]
+        self.process = programs.wellfed(
+            "hub",
+            f"--data={folder / 'store'}",
+            *(f"{flag}=127.0.0.1:{port}" for flag, port in ports.items()),
+            **faults.environment,
+        )
+        until(lambda: fetch(f"http://127.0.0.1:{self.metrics}/-/ready"), what="the hub is ready")
 
-            def log_message(self, *_: object) -> None: ...
+    def feed(self, until_window: int) -> None:
+        """Sends every node's windows before this number, as agents do, and moves the hub's clock past them."""
+        last = min(until_window, len(self._parts))
+        while self.fed < last:
+            # A hub takes what is ten minutes ahead of its clock.
+            some = self._parts[self.fed : min(last, self.fed + 50)]
+            bodies = [body for part in some for body in self._nodes.requests(part).values()]
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                assert set(pool.map(self._post, bodies)) == {200}
+            self.fed += len(some)
+            end = some[-1]["host"]["ts"][0].timestamp()
+            self._faults.clock(end + _GRACE - time.time())
+            until(lambda: self.judged() >= end, what="the windows are judged")  # noqa: B023
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever)
+    def judged(self) -> float:
+        """End of the last window that was judged, in epoch seconds; 0 before the first."""
+        return max(self.values("wellfed_hub_last_window_timestamp_seconds"), default=0.0)
 
-    def __enter__(self) -> Replay:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def jump(self, minutes: float) -> None:
-        """Goes on from this many minutes after the start."""
-        with self._lock:
-            self.now = max(self.now, self.start + timedelta(minutes=minutes))
-
-    def scrape(self) -> str:
-        """The metrics as of the next window."""
-        with self._lock:
-            self.now += self.speed * WINDOW
-            now = self.now
-        windows = self._windows.filter(pl.col("ts") <= now).with_columns(pl.col("job").fill_null(""))
-        shares = self._shares.filter(pl.col("ts") <= now).with_columns(pl.col("job").fill_null(""))
-        seconds = pl.len() * WINDOW.total_seconds()
-        lines = [
-            *_lines("wellfed_gpu_seconds_total", windows, ["host", "gpu", "job"], seconds),
-            *_lines(
-                "wellfed_covered_gpu_seconds_total",
-                windows,
-                ["host", "gpu", "job"],
-                pl.col("covered_seconds").sum(),
-            ),
-            *_lines(
-                "wellfed_lost_gpu_seconds_total",
-                shares,
-                ["host", "gpu", "job", "cause"],
-                pl.col("lost_seconds").sum(),
-            ),
-            *_lines("wellfed_job_gpu_seconds_total", windows, ["job"], seconds),
-            *_lines(
-                "wellfed_job_lost_gpu_seconds_total", shares, ["job", "cause"], pl.col("lost_seconds").sum()
-            ),
+    def values(self, metric: str) -> Sequence[float]:
+        """Of each of its series now."""
+        lines = fetch(f"http://127.0.0.1:{self.metrics}/metrics").decode().splitlines()
+        return [
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith((metric + " ", metric + "{"))
         ]
-        utilization = 1 - pl.col("lost_seconds").sum() / pl.col("covered_seconds").sum()
-        last = windows.filter(pl.col("ts") == now)
-        lines += _lines("wellfed_accelerator_utilization_ratio", last, ["host", "gpu", "job"], utilization)
-        lines += _lines("wellfed_job_accelerator_utilization_ratio", last, ["job"], utilization)
-        lines += [_active(finding) for finding in self._findings if _open(finding, now)]
-        hosts = windows["host"].n_unique()
-        lines += [
-            "wellfed_findings_dropped 0",
-            f"wellfed_hub_last_window_timestamp_seconds {now.timestamp():.0f}",
-            f'wellfed_hub_hosts{{state="fresh"}} {hosts}',
-            'wellfed_hub_hosts{state="stale"} 0',
-            f"wellfed_hub_received_points_total {windows.height}",
-            'wellfed_hub_rejected_points_total{reason="limit"} 0',
-        ]
-        return "\n".join(lines) + "\n"
 
-
-def _lines(name: str, rows: pl.DataFrame, keys: list[str], value: pl.Expr) -> list[str]:
-    found = rows.group_by(keys).agg(value.alias("value"))
-    return [f"{name}{{{_labels(row)}}} {row['value']}" for row in found.iter_rows(named=True)]
-
-
-def _labels(row: Mapping[str, Any]) -> str:
-    return ",".join(f'{key}="{text}"' for key, text in row.items() if key != "value")
-
-
-def _open(finding: Mapping[str, Any], now: datetime) -> bool:
-    ends = finding["end"]
-    over = ends is not None and now > datetime.fromisoformat(ends) + OFF_WINDOWS * WINDOW
-    return datetime.fromisoformat(finding["detected"]) <= now and not over
-
-
-def _active(finding: Mapping[str, Any]) -> str:
-    scope = finding["scope"]
-    host = scope["hosts"][0] if len(scope["hosts"]) == 1 else ""
-    labels = {
-        "cause": finding["cause"],
-        "severity": finding["severity"],
-        "job": scope["job"] or "",
-        "host": host,
-        "resource": scope["resource"] or "",
-    }
-    return f"wellfed_finding_active{{{_labels(labels)}}} 1"
+    def _post(self, body: bytes) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.otlp, timeout=30)
+        try:
+            connection.request("POST", "/v1/metrics", body, {"content-type": "application/x-protobuf"})
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+        finally:
+            connection.close()

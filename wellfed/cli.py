@@ -65,6 +65,14 @@ _SOURCES = (
     "array",
 )
 _NODE = ("host", *_SOURCES)
+_PAGES = (
+    "address",
+    "dashboard_token_file",
+    "trusted_proxy",
+    "identity_header",
+    "external_url",
+    "insecure",
+)
 _KEEP = ("data", "retention_days", "retention_bytes")
 _SERVER = (
     "prometheus", "selector", "header", "bearer_token_file", "basic_auth_file", "ca_file", "cert_file",
@@ -78,7 +86,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "up",
             "watch this machine: agent, store and dashboard in one command",
-            ("address", "metrics_address", *_KEEP, *_NODE, "price"),
+            (*_PAGES, "metrics_address", *_KEEP, *_NODE, "price"),
             "wellfed.up:up",
             "wellfed up --price 2.50",
         ),
@@ -86,7 +94,7 @@ COMMANDS: Mapping[str, Command] = {
             "hub",
             "take OTLP from the agents of a cluster: store, verdicts and dashboard",
             (
-                "address",
+                *_PAGES,
                 "otlp_address",
                 "otlp_grpc_address",
                 "token_file",
@@ -103,7 +111,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "demo",
             "the same dashboard over a simulated GPU cluster",
-            ("address", "data", "scenario", "gpus", "seed", "price"),
+            (*_PAGES, "data", "scenario", "gpus", "seed", "price"),
             "wellfed.demo:demo",
             "wellfed demo --gpus 256",
         ),
@@ -243,6 +251,6 @@ def _log(level: str) -> None:
     known = {"debug", "info", "warning", "error"}
     if level not in known:
         raise UserError(f"--log-level is {level!r}: write one of {', '.join(sorted(known))}")
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Of libraries only warnings: what they say below that is noise, and not ours to keep secrets out of.
+    logging.getLogger("wellfed").setLevel(level.upper())

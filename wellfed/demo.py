@@ -21,7 +21,7 @@ from wellfed.errors import UserError
 from wellfed.options import nearest
 from wellfed.prices import Prices
 from wellfed.progress import progress
-from wellfed.serve import bind, serve
+from wellfed.serve import bind, doorway, serve
 
 __all__ = ["demo"]
 
@@ -45,6 +45,7 @@ def demo(options: Mapping[str, object]) -> int:
     assert gpus is None or isinstance(gpus, int)
     with ExitStack() as stack:
         listener = stack.enter_context(bind(str(options["address"])))
+        access = doorway(options, listener)
         folder = options.get("data") or stack.enter_context(tempfile.TemporaryDirectory(prefix="wellfed-"))
         store = stack.enter_context(Store(str(folder)))
         size = gpus or DEFAULT_GPUS
@@ -59,7 +60,7 @@ def demo(options: Mapping[str, object]) -> int:
                     store.append(part)
             stack.enter_context(Background("wellfed-demo", partial(_live, store, stream)))
         print("wellfed: SIMULATED DATA, made on this machine", file=sys.stderr)
-        serve(listener, store, price=price or Prices(2.5), simulated=True)
+        serve(listener, store, access, price=price or Prices(2.5), simulated=True)
     return 0
 
 

@@ -18,19 +18,20 @@ from functools import partial
 
 import polars as pl
 
-from wellfed.analysis.live import Live, LookBack, settled
+from wellfed.analysis.live import Live, settled
 from wellfed.analysis.receiver import Limits, Receiver
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
 from wellfed.collectors.http import Endpoint, Response, parse_address
 from wellfed.collectors.web import Web, read_web_config
-from wellfed.errors import UserError
+from wellfed.errors import UserError, bare
 from wellfed.ingest import Ingest, Token
 from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
 from wellfed.polled import poll
 from wellfed.prices import Prices
-from wellfed.serve import bind, serve
+from wellfed.serve import bind, doorway, serve
 from wellfed.source import reader
 from wellfed.verdicts import hub_families, scrape, verdicts
 
@@ -53,6 +54,7 @@ def hub(options: Mapping[str, object]) -> int:
     with ExitStack() as stack:
         store = stack.enter_context(Store(str(options.get("data") or DEFAULT_DATA)))
         pages = stack.enter_context(bind(str(options["address"])))
+        access = doorway(options, pages)
         listener = stack.enter_context(bind(otlp))
         price, days, size = options.get("price"), options["retention_days"], options["retention_bytes"]
         assert price is None or isinstance(price, Prices)
@@ -61,7 +63,7 @@ def hub(options: Mapping[str, object]) -> int:
         receiver = Receiver(store, Limits(late=min(Limits().late, days * 86_400)))
         stack.callback(receiver.close)
         receiver.remember(_hosts(store))
-        live = Live(store, LookBack(store, price))
+        live = Live(store, Streaming(store, price))
         endpoint = _metrics(str(options["metrics_address"]), web, live, receiver)
         stack.callback(endpoint.close)
         server = OtlpServer(Ingest(receiver, token), listener, _with_grpc(grpc), _tls(web, options))
@@ -73,12 +75,19 @@ def hub(options: Mapping[str, object]) -> int:
         if options.get("prometheus"):
             work = partial(poll, reader(options), store, receiver)
             stack.enter_context(Background("wellfed-prometheus", work))
-            print(f"wellfed: reading   {options['prometheus']}", file=sys.stderr)
+            print(f"wellfed: reading   {bare(str(options['prometheus']))}", file=sys.stderr)
         scheme = "https" if web is not None and web.context else "http"
         print(f"wellfed: OTLP      {scheme}://{_shown(listener)}/v1/metrics", file=sys.stderr)
         print(f"wellfed: /metrics  {scheme}://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
-        serve(pages, store, price=price, version=lambda: live.updates)
+        serve(
+            pages,
+            store,
+            access,
+            price=price,
+            version=lambda: live.updates,
+            refused=lambda: dict(receiver.rejected),
+        )
     return 0
 
 

@@ -7,6 +7,7 @@ environment and `metrics_address` in the TOML file; that order wins. Unknown key
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -138,6 +139,28 @@ def _arrays(tables: Mapping[str, object]) -> object:
     return read_arrays(tables)
 
 
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(
+            ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()
+        )
+    except ValueError:
+        raise ValueError("write addresses or networks such as 10.0.0.7,10.1.0.0/16") from None
+
+
+def _header(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]+", text):
+        raise ValueError("write the name of a header, such as X-Forwarded-User")
+    return text.lower()
+
+
+def _netloc(text: str) -> str:
+    match = re.fullmatch(r"https?://([^/?#@\s]+)/?", text.strip())
+    if not match:
+        raise ValueError("write an address such as https://wellfed.example.org")
+    return match[1].lower()
+
+
 def _data_home() -> str:
     home = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
     return os.path.join(home, "wellfed")
@@ -151,6 +174,26 @@ def _options(*options: Option) -> Mapping[str, Option]:
 OPTIONS: Mapping[str, Option] = _options(
     Option("config", "configuration file (TOML)", metavar="FILE"),
     Option("address", "where the dashboard listens", default="127.0.0.1:8050", metavar="HOST:PORT"),
+    Option(
+        "dashboard_token_file",
+        "token wanted by the dashboard and its API, on the first line of this file",
+        metavar="FILE",
+    ),
+    Option(
+        "trusted_proxy",
+        "proxies that say who somebody is, addresses or networks separated by commas",
+        _networks,
+        metavar="NETWORKS",
+    ),
+    Option(
+        "identity_header",
+        "header in which a trusted proxy says who somebody is",
+        _header,
+        "x-forwarded-user",
+        "NAME",
+    ),
+    Option("external_url", "address under which a proxy offers the dashboard", _netloc, metavar="URL"),
+    Option("insecure", "let everybody see the dashboard beyond loopback", _boolean, False),
     Option("otlp_address", "where OTLP over HTTP is taken", default="127.0.0.1:4318", metavar="HOST:PORT"),
     Option(
         "otlp_grpc_address",

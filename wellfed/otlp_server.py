@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from wellfed.connections import Hurried, allow_files
 from wellfed.errors import UserError
 from wellfed.ingest import Ingest
 from wellfed.otlp_http import App
@@ -18,7 +19,9 @@ from wellfed.otlp_http import App
 __all__ = ["OtlpServer", "Tls"]
 
 #: Connections at once; each costs a socket, and its request is bounded elsewhere.
-MAX_CONNECTIONS = 2048
+MAX_CONNECTIONS = 16_384
+#: Descriptors for the store, the dashboard and the rest.
+OTHER_FILES = 1024
 #: Seconds between two windows and then some: a sender keeps its connection.
 KEEP_ALIVE = 75
 #: Seconds that requests under way get at the end.
@@ -39,12 +42,14 @@ class OtlpServer:
     def __init__(
         self, ingest: Ingest, listener: socket.socket, grpc_address: str = "", tls: Tls | None = None
     ) -> None:
+        allow_files(MAX_CONNECTIONS + OTHER_FILES)
         self._ingest = ingest
         self._listener = listener
         self._grpc_address = grpc_address
         self._tls = tls
         config = uvicorn.Config(
             App(ingest),
+            http=Hurried,
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from wellfed.errors import bare
+
 __all__ = ["progress"]
 
 #: Seconds of silence before the first sign of life.
@@ -23,7 +25,7 @@ def progress(what: str) -> Iterator[Callable[[float], None]]:
     """
     done = threading.Event()
     share: list[float] = []
-    thread = threading.Thread(target=_show, args=(what, done, share), daemon=True)
+    thread = threading.Thread(target=_show, args=(bare(what), done, share), daemon=True)
     thread.start()
     try:
         yield share.append

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import uvicorn
 
+from wellfed.analysis.notes import FILE, Notes
 from wellfed.analysis.store import Store
 from wellfed.collectors.http import listen, parse_address
+from wellfed.connections import Hurried
+from wellfed.dashboard.access import Access, is_loopback, read_token
 from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
+from wellfed.errors import UserError
 from wellfed.prices import Prices
 
-__all__ = ["bind", "serve"]
+__all__ = ["bind", "doorway", "serve"]
 
 #: Seconds that open connections get at shutdown.
 GOODBYE = 2
@@ -26,18 +31,47 @@ def bind(address: str) -> socket.socket:
     return listen(*parse_address(address))
 
 
+def doorway(options: Mapping[str, object], listener: socket.socket) -> Access:
+    """Who may see the dashboard. Raises UserError when anybody in the network could, unasked."""
+    path, proxies = options.get("dashboard_token_file"), options.get("trusted_proxy") or ()
+    host = listener.getsockname()[0]
+    loopback = is_loopback(host)
+    if not (loopback or path or proxies or options.get("insecure")):
+        raise UserError(
+            f"{host} is not loopback: name --dashboard-token-file or --trusted-proxy, "
+            "or let everybody in with --insecure"
+        )
+    assert isinstance(proxies, tuple)
+    return Access(
+        token=read_token(str(path)) if path else "",
+        proxies=proxies,
+        header=str(options["identity_header"]),
+        loopback=loopback,
+        external=str(options.get("external_url") or ""),
+    )
+
+
 def serve(
     listener: socket.socket,
     store: Store,
+    access: Access,
     price: object = None,
     simulated: bool = False,
     version: Callable[[], int] | None = None,
+    refused: Callable[[], Mapping[str, int]] = dict,
 ) -> None:
-    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version: as in StoreSource."""
+    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version, refused: as in StoreSource."""
     assert price is None or isinstance(price, Prices)
-    app = create_app(StoreSource(store, price=price, simulated=simulated, version=version))
+    source = StoreSource(store, price, simulated, version, refused)
+    app = create_app(source, Notes(os.path.join(store.path, FILE)), access)
     config = uvicorn.Config(
-        app.server, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE
+        app.server,
+        http=Hurried,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GOODBYE,
+        # The door itself looks at who is a proxy.
+        proxy_headers=False,
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

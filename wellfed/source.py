@@ -83,7 +83,7 @@ def _of_lake(options: Mapping[str, object], start: datetime | None, end: datetim
             partials.append(partial)
             tell(len(partials) / len(segments))
     none = pl.DataFrame()
-    return Diagnosis(combine(partials, _price(options)), none, none, none, none)
+    return Diagnosis(combine(partials, _price(options)), none, none, none, none, none)
 
 
 def reader(options: Mapping[str, object]) -> Reader:

@@ -14,9 +14,10 @@ from functools import partial
 
 import polars as pl
 
-from wellfed.analysis.live import Live, LookBack
+from wellfed.analysis.live import Live
 from wellfed.analysis.schema import schema
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
 from wellfed.collectors.agent import choose, host_name, metrics, roots_of
 from wellfed.collectors.catalog import HOST, TABLES
@@ -24,7 +25,7 @@ from wellfed.collectors.sampler import Sampler, Window, by_table
 from wellfed.hub import judge, keep
 from wellfed.options import DEFAULT_DATA
 from wellfed.prices import Prices
-from wellfed.serve import bind, serve
+from wellfed.serve import bind, doorway, serve
 from wellfed.verdicts import verdicts
 
 __all__ = ["frames", "up"]
@@ -36,6 +37,7 @@ def up(options: Mapping[str, object]) -> int:
     with ExitStack() as stack:
         store = stack.enter_context(Store(str(options.get("data") or DEFAULT_DATA)))
         listener = stack.enter_context(bind(str(options["address"])))
+        access = doorway(options, listener)
         sampler = Sampler(
             choose(options.get("collectors")),
             roots_of(options),
@@ -43,7 +45,7 @@ def up(options: Mapping[str, object]) -> int:
         )
         price = options.get("price")
         assert price is None or isinstance(price, Prices)
-        live = Live(store, LookBack(store, price))
+        live = Live(store, Streaming(store, price))
         endpoint = metrics(sampler, options, more=lambda: verdicts(live))
         stack.callback(endpoint.close)
         stack.callback(sampler.stop)
@@ -56,7 +58,7 @@ def up(options: Mapping[str, object]) -> int:
         stack.enter_context(Background("wellfed-live", partial(judge, live)))
         print(f"wellfed: /metrics  http://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
-        serve(listener, store, price=price, version=lambda: live.updates)
+        serve(listener, store, access, price=price, version=lambda: live.updates)
     return 0
 
 

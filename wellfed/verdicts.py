@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.live import Live
 from wellfed.analysis.receiver import Receiver
 from wellfed.collectors.exposition import OPENMETRICS, TEXT, Exposition, Family, labelled, wants_openmetrics
@@ -44,7 +45,7 @@ def verdicts(live: Live) -> list[Family]:
     found: list[Family] = []
     left = MAX_SERIES
     dropped = 0
-    for kind, rows in (("counter", live.counters), ("gauge", live.gauges)):
+    for kind, rows in (("counter", _from_zero(live.counters)), ("gauge", live.gauges)):
         for (metric,), part in rows.group_by("metric", maintain_order=True):
             name = str(metric)
             kept = part.head(left)
@@ -65,6 +66,22 @@ def verdicts(live: Live) -> list[Family]:
             Family("wellfed_hub_last_window_timestamp_seconds", "gauge", text, [("", ends)], "seconds")
         )
     return found
+
+
+def _from_zero(counters: pl.DataFrame) -> pl.DataFrame:
+    """The counters with every cause of every job, at 0 where it cost nothing yet.
+
+    rate() does not see what a counter has when it appears; alerts ask for jobs. For each GPU it would be 27
+    series too many.
+    """
+    jobs = counters.filter(pl.col("metric") == "job_gpu_seconds").select("job").unique(maintain_order=True)
+    known = counters.filter(pl.col("metric") == "job_lost_gpu_seconds")
+    none = (
+        jobs.join(pl.DataFrame({"cause": list(CAUSES)}), how="cross")
+        .join(known, on=["job", "cause"], how="anti")
+        .with_columns(metric=pl.lit("job_lost_gpu_seconds"), value=pl.lit(0.0))
+    )
+    return pl.concat([counters, none], how="diagonal").with_columns(pl.col("host", "gpu").fill_null(""))
 
 
 def _samples(rows: pl.DataFrame, labels: Sequence[str]) -> list[tuple[str, float]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from wellfed.analysis.report.content import Item, Report
 
-__all__ = ["render"]
+__all__ = ["Table", "render"]
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#f4f6f9;--card:#fff;--line:#d5dbe4;--ink:#151a23;--soft:#4d5866;
@@ -32,8 +33,18 @@ ol{margin:6px 0 0;padding-left:22px}
 """.strip()
 
 
-def render(report: Report) -> str:
-    """The whole document, UTF-8."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Something told beside the report. numbers: right-aligned columns."""
+
+    heading: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: set[int]
+
+
+def render(report: Report, more: Iterable[Table] = ()) -> str:
+    """The whole document, UTF-8. more: tables after the jobs."""
     body = [
         f"<h1>{escape(report.title)}</h1>",
         f'<p class="soft">{escape(report.range)}</p>',
@@ -51,6 +62,8 @@ def render(report: Report) -> str:
         body.append("<p>None: nothing waits longer than it should.</p>")
     if len(report.jobs) > 1:
         body += ["<h2>Jobs</h2>", _jobs(report)]
+    for table in more:
+        body += [f"<h2>{escape(table.heading)}</h2>", _table(table.head, table.rows, table.numbers)]
     if report.notes:
         body += ["<h2>Notes</h2>", "<ul>", *(f"<li>{escape(note)}</li>" for note in report.notes), "</ul>"]
     return (

@@ -155,8 +155,11 @@ def _object_loss(draw: Draw) -> ClusterPlan:
 @case(STORAGE, "shared-filer", "One slow filer, three jobs", "storage.remote", gpus=16)
 def _shared(draw: Draw) -> ClusterPlan:
     """Three jobs of different owners read from one filer; when it slows down it is one finding, not three."""
-    fault = draw.fault("storage.remote", capacity=draw.pick(0.05, 0.07), service=draw.pick(6, 9))
+    left = draw.pick(0.02, 0.03)
+    fault = draw.fault("storage.remote", capacity=left * draw.hosts, service=draw.pick(6, 9))
+    # A saturated filer serves its clients alike, so a job on one host gets one host's share.
+    alone = replace(fault, effects={**fault.effects, "capacity": left})
     first = draw.job(draw.work(VIDEO), fault, storage=NFS)
-    second = draw.job(draw.work(VIDEO), fault, storage=NFS, hosts=1, first_host=draw.hosts)
-    third = draw.job(draw.work(VISION), fault, storage=NFS, hosts=1, first_host=draw.hosts + 1)
+    second = draw.job(draw.work(VIDEO), alone, storage=NFS, hosts=1, first_host=draw.hosts)
+    third = draw.job(draw.work(VISION), alone, storage=NFS, hosts=1, first_host=draw.hosts + 1)
     return draw.cluster(first, second, third, arrays=True)

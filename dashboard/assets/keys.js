@@ -4,6 +4,7 @@
   var api = window.dash_clientside.wellfed;
   var after = null;        // "g" waits for its second key
   var row = -1;            // chosen row of the page's table
+  var opens = null;        // what it opens: an update may order the rows anew
   var cell = null;         // chosen cell of the heat map: { host, gpu, x, y }
 
   function el(id) { return document.getElementById(id); }
@@ -23,7 +24,22 @@
     cell = null; mark();
     all[row].classList.add("chosen");
     all[row].scrollIntoView({ block: "nearest" });
+    opens = all[row].dataset.href;
   }
+
+  /* The chosen row after an update, wherever it is now. */
+  function chooseAgain() {
+    row = -1;
+    rows().forEach(function (r, n) {
+      r.classList.toggle("chosen", r.dataset.href === opens);
+      if (r.dataset.href === opens) row = n;
+    });
+  }
+
+  /* What the chosen row opens, null without one. */
+  api.chosen = function () {
+    return opens && rows().some(function (r) { return r.dataset.href === opens; }) ? opens : null;
+  };
 
   function shift(way) {
     var facts = api.facts();
@@ -108,8 +124,7 @@
     mark();
   }
   document.addEventListener("wellfed:shown", function () {
-    row = -1;
-    setTimeout(recall, 0);
+    setTimeout(function () { chooseAgain(); recall(); }, 0);
   });
   new ResizeObserver(function () { mark(); }).observe(document.documentElement);
 
@@ -148,7 +163,7 @@
   document.addEventListener("keydown", function (event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.id === "search") { inSearch(event); return; }
-    if (typing(event.target) || (el("help") && el("help").open)) return;
+    if (typing(event.target) || document.querySelector("dialog[open]")) return;
     if (after === "g") {
       after = null;
       var path = (api.facts().pages || {})[event.key];
@@ -169,11 +184,15 @@
       case "/": event.preventDefault(); el("search").focus(); el("search").select(); break;
       case "j": choose(1); break;
       case "k": choose(-1); break;
+      case "a": api.note("acknowledge"); break;
+      case "m": api.note("mute"); break;
+      case "n": if (api.note("ask")) event.preventDefault(); break;
       case "[": shift(-1); break;
       case "]": shift(1); break;
       case "l": press("live"); break;
       case "c": press("copy"); break;
       case "d": press("skin"); break;
+      case "e": api.exports(); event.preventDefault(); break;
       case "?": press("keys"); break;
       case "Enter":
         if (!/^(A|BUTTON|SUMMARY)$/.test(event.target.tagName) && open()) event.preventDefault();

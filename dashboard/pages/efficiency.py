@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 from dash import html
 
 from wellfed.dashboard.parts import (
-    ROWS,
     bar,
     card,
     cause_label,
@@ -22,7 +21,7 @@ from wellfed.dashboard.parts import (
 from wellfed.dashboard.spending import Spent, by_cause, by_owner, capacity
 from wellfed.dashboard.view import Component, Page, View
 from wellfed.dashboard.waterfall import fall
-from wellfed.dashboard.words import amount, family, hours, money, share, title
+from wellfed.dashboard.words import amount, family, hours, money, share, title, whole
 
 __all__ = ["OWNERS", "body"]
 
@@ -119,7 +118,7 @@ def _causes(view: View, causes: Sequence[Spent]) -> Component:
     rows = [
         (
             cause_label(s.name),
-            f"{s.gpus:,}",
+            whole(s.gpus),
             hours(s.lost),
             money(s.cost_lost),
             energy(s.joules_lost),
@@ -146,7 +145,7 @@ def _owners(view: View, owned: Sequence[Spent], what: str, by: str) -> Component
     rows = [
         (
             s.name,
-            f"{s.gpus:,}",
+            whole(s.gpus),
             hours(s.covered),
             share(1 - s.lost / s.covered if s.covered else None),
             hours(s.lost),
@@ -157,7 +156,7 @@ def _owners(view: View, owned: Sequence[Spent], what: str, by: str) -> Component
             energy(s.joules_lost),
             cause_label(s.mostly) if s.mostly and s.lost > 0.02 * s.covered else "–",
         )
-        for s in owned[:ROWS]
+        for s in view.first(owned)
     ]
     columns = (
         what,

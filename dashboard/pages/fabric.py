@@ -22,7 +22,7 @@ from wellfed.dashboard.parts import (
 from wellfed.dashboard.ports import MEASURES, State, by_rail, highest, port_rows, state_of
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import Component, Page, View, host_path
-from wellfed.dashboard.words import amount, family, share
+from wellfed.dashboard.words import amount, family, share, whole
 
 __all__ = ["body"]
 
@@ -113,10 +113,13 @@ def _matrix(view: View, by: str) -> Component:
     rows = [[rack, *(_shaded(value, top, measure.unit) for value in row)] for rack, row in pairs]
     more = f" · the {_RACKS} highest of {len(found.racks)} racks" if len(found.racks) > _RACKS else ""
     columns = ["Rack", *(f"{rail}#" for rail in found.rails)]
-    note = "No collector reports leaves and spines, so ports are grouped by rack and rail."
+    note = (
+        "No host tells which leaf and spine its ports reach, so they are grouped by rack and rail: "
+        "where rails have leaves of their own, a cell is one leaf."
+    )
     return card(
         "Racks by rails",
-        html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall"),
+        html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall rails"),
         html.P(note, className="note in"),
         sub=f"mean {measure.name}{more}",
         right=chips([(name, view.here(by=way), way == by) for way, name in _WAYS], "Show"),
@@ -132,7 +135,7 @@ def _shaded(value: float | None, top: float, unit: str) -> Component:
 def _cell(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
-    return share(value / 100) if unit == "%" else amount(value, unit).strip()
+    return share(value / 100) if unit == "%" else amount(value, unit)
 
 
 def _over(view: View, by: str) -> Component:
@@ -162,7 +165,8 @@ def _table(view: View, ports: pl.DataFrame) -> Component:
     }
     key, down = sortable(view, "-errors", keys)
     by = [keys[key], *(["waits", "load"] if key == "errors" else [])]
-    ordered = ports.top_k(_LISTED, by=by) if down else ports.bottom_k(_LISTED, by=by)
+    most = ports.height if view.whole else _LISTED
+    ordered = ports.top_k(most, by=by) if down else ports.bottom_k(most, by=by)
     ordered = ordered.sort(by, descending=down, nulls_last=True)
     rows = [_row(view, r) for r in ordered.iter_rows(named=True)]
     more = f"the first {_LISTED} of {ports.height:,}" if ports.height > _LISTED else ""
@@ -186,9 +190,9 @@ def _row(view: View, port: dict[str, float | str | None]) -> tuple[Component, ..
         a_second("rx_bytes", "B/s"),
         a_second("tx_bytes", "B/s"),
         share(None if port["load"] is None else float(port["load"])),
-        f"{port['errors']:,.0f}",
-        f"{port['link_downed'] or 0:,.0f}",
+        whole(float(port["errors"] or 0)),
+        whole(float(port["link_downed"] or 0)),
         a_second("xmit_wait_ticks", "/s"),
-        f"{port['cnp_handled'] or 0:,.0f}",
+        whole(float(port["cnp_handled"] or 0)),
         share(None if port["pause_seconds"] is None else float(port["pause_seconds"]) / seconds),
     )

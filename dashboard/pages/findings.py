@@ -12,11 +12,11 @@ import polars as pl
 from dash import dcc, html
 
 from wellfed.analysis.causes import CAUSES, FAMILIES
+from wellfed.analysis.trouble import find
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, step_for
-from wellfed.dashboard.figures import Array, stacked
+from wellfed.dashboard.figures import Array, Line, stacked
 from wellfed.dashboard.parts import (
-    ROWS,
     card,
     cause_label,
     chips,
@@ -27,9 +27,11 @@ from wellfed.dashboard.parts import (
     time_plot,
     verdict,
 )
-from wellfed.dashboard.told import evidence, findings_table, named, next_steps, pills, wanted
-from wellfed.dashboard.view import Component, Page, View, gpu_path, job_path
-from wellfed.dashboard.words import ago, duration, family, hours, money, scope_text, title
+from wellfed.dashboard.remarks import actions, said, standing_pills
+from wellfed.dashboard.told import evidence, findings_table, next_steps, opened, pills, wanted
+from wellfed.dashboard.twins import series_twin
+from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, job_path
+from wellfed.dashboard.words import ago, duration, family, hours, money, scope_text, share, title
 
 __all__ = ["body", "detail"]
 
@@ -38,12 +40,15 @@ def body(view: View) -> Page:
     """All findings of the range."""
     findings = view.document["findings"]
     shown = wanted(view, findings)
-    opened = sum(f["end"] is None for f in findings)
-    worst = max(findings, key=lambda f: float(f["lost_gpu_seconds"]), default=None)
+    count = len(opened(view))
+    heard = [f for f in findings if view.standing(f).muted is None]
+    worst = max(heard, key=lambda f: float(f["lost_gpu_seconds"]), default=None)
     told: list[Component] = ["Nothing waits longer than it should."]
+    if findings:
+        told = [html.B("All findings are muted"), f": {len(findings)} in this range."]
     if worst is not None:
         told = [
-            html.B(f"{opened} open of {len(findings)} findings"),
+            html.B(f"{count} open of {len(heard)} findings"),
             f"; {title(worst['cause']).lower()} costs most: ",
             f"{hours(worst['lost_gpu_seconds'])} GPU-hours so far.",
         ]
@@ -56,18 +61,24 @@ def body(view: View) -> Page:
                 "Findings",
                 findings_table(view, shown, "No finding is like this in this range." if findings else ""),
                 sub=f"ranked by GPU-hours lost{more}",
-                right=html.Div(_filters(view, findings), className="seg"),
+                right=html.Div(_filters(view, findings, heard), className="seg"),
                 classes="pad0",
             ),
         ],
     )
 
 
-def _filters(view: View, findings: list[Mapping[str, Any]]) -> list[Component]:
-    grades = Counter(f["severity"] for f in findings)
-    families = Counter(family(f["cause"]) for f in findings)
-    sev, cause = view.query.get("sev", ""), view.query.get("cause", "")
-    first = [(f"All {len(findings)}", view.here(sev="", cause="", job=""), not (sev or cause))]
+def _filters(
+    view: View, findings: list[Mapping[str, Any]], heard: list[Mapping[str, Any]]
+) -> list[Component]:
+    """Ways to see fewer. heard: findings that are not muted."""
+    states = Counter(view.standing(f).state for f in findings)
+    grades = Counter(f["severity"] for f in heard)
+    families = Counter(family(f["cause"]) for f in heard)
+    sev, cause, state = (view.query.get(name, "") for name in ("sev", "cause", "state"))
+    first = [
+        (f"All {len(heard)}", view.here(sev="", cause="", job="", state=""), not (sev or cause or state))
+    ]
     first += [
         (f"{word.capitalize()} {grades[word]}", view.here(sev="" if sev == word else word), sev == word)
         for word in ("critical", "warning", "info")
@@ -82,13 +93,22 @@ def _filters(view: View, findings: list[Mapping[str, Any]]) -> list[Component]:
         for name in FAMILIES
         if families[name]
     ]
-    return [chips(first, "Severity"), chips(second, "Cause")]
+    third = [
+        (f"{word.capitalize()} {states[word]}", view.here(state="" if state == word else word), state == word)
+        for word in ("new", "acknowledged", "muted")
+        if states[word] and states["new"] < len(findings)
+    ]
+    return [
+        chips(items, name)
+        for items, name in ((first, "Severity"), (third, "State"), (second, "Cause"))
+        if items
+    ]
 
 
 def detail(view: View, name: str) -> Page:
     """One finding."""
     crumbs: list[Component] = [dcc.Link("Findings", href=view.to("/findings")), html.Span("/")]
-    found = named(view, name)
+    found = find(view.document["findings"], name)
     if found is None:
         text = "This finding is not in the range shown. Choose a longer one."
         return Page([*crumbs, html.H1("Finding")], [missing("Not here", text)])
@@ -133,6 +153,7 @@ def _lost(view: View, found: Mapping[str, Any]) -> Component:
     return card(
         "GPU-hours lost to it",
         time_plot("lost", figure, 240, summary),
+        series_twin(view, stamps, [Line(title(found["cause"]), lost, "GPU-h")], "GPU-hours lost over time"),
         sub=f"per {duration(step)} on the GPUs it touches",
     )
 
@@ -148,9 +169,9 @@ def _where(view: View, found: Mapping[str, Any]) -> Component:
             dcc.Link(f"{g['host']} · {g['index'] or g['gpu']}", href=view.to(gpu_path(g["host"], g))),
             "culprit" if g["gpu"] in guilty else "waits",
             hours(g["by_cause"].get(found["cause"], 0.0)),
-            "–" if g["au"] is None else f"{g['au']:.0%}",
+            share(g["au"]),
         )
-        for g in gpus[:ROWS]
+        for g in view.first(gpus)
     ]
     more = f" · the first {ROWS} of {len(gpus)}" if len(gpus) > ROWS else ""
     return card(
@@ -160,7 +181,7 @@ def _where(view: View, found: Mapping[str, Any]) -> Component:
             rows,
             "No GPU is named.",
             "GPUs of the finding",
-            hrefs=[view.to(gpu_path(g["host"], g)) for g in gpus[:ROWS]],
+            hrefs=[view.to(gpu_path(g["host"], g)) for g in view.first(gpus)],
         ),
         sub=f"culprits first, then by what they lost{more}",
         classes="pad0",
@@ -179,7 +200,9 @@ def _panel(view: View, found: Mapping[str, Any]) -> Component:
         f"{kind}: {', '.join(map(str, names[:8]))}" for kind, names in found["culprits"].items() if names
     ]
     parts: list[Component] = [
-        html.Div([code_badge(family(cause)), *pills(found)], className="vh"),
+        html.Div(
+            [code_badge(family(cause)), *pills(found), *standing_pills(view.standing(found))], className="vh"
+        ),
         verdict(
             html.B(title(cause)),
             f" on {scope_text(scope)} since {since:%Y-%m-%d %H:%M} UTC ",
@@ -192,6 +215,8 @@ def _panel(view: View, found: Mapping[str, Any]) -> Component:
                 (f"{len(scope['gpus']):,}", "GPUs"),
             ]
         ),
+        actions(view, found),
+        *said(view, found),
         html.P(CAUSES[cause].meaning if cause in CAUSES else ""),
         html.H3("Evidence for and against"),
         evidence(found["evidence_for"], found["evidence_against"]),

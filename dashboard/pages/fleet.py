@@ -10,7 +10,7 @@ from wellfed.dashboard.figures import sparkline, stacked
 from wellfed.dashboard.pages import hosts
 from wellfed.dashboard.pages.rackmap import heat_card
 from wellfed.dashboard.parts import bar, card, cause_label, kpi, missing, time_plot, twin, verdict
-from wellfed.dashboard.told import findings_table, wanted
+from wellfed.dashboard.told import findings_table, opened, wanted
 from wellfed.dashboard.view import Component, Page, View
 from wellfed.dashboard.words import duration, family, hours, money, share, title
 
@@ -26,7 +26,7 @@ def body(view: View) -> Page:
     if not view.document["gpus"]:
         return Page(crumbs, _without_gpu(view))
     findings = wanted(view, view.document["findings"])
-    opened = sum(f["end"] is None for f in findings)
+    count = sum(f["end"] is None for f in findings)
     return Page(
         crumbs,
         [
@@ -35,8 +35,8 @@ def body(view: View) -> Page:
             html.Div([heat_card(view), _causes(view)], className="row2"),
             card(
                 "Findings",
-                findings_table(view, findings[:50]),
-                sub=f"{opened} open · ranked by GPU-hours lost",
+                findings_table(view, findings, most=50),
+                sub=f"{count} open · ranked by GPU-hours lost",
                 right=dcc.Link("All findings", href=view.to("/findings")),
                 classes="pad0",
             ),
@@ -86,8 +86,10 @@ def _figures(view: View) -> Component:
     with np.errstate(divide="ignore", invalid="ignore"):
         productive = 1 - lost / over["covered_seconds"].to_numpy()
     starved, reporting = (int(over[c][-1]) if over.height else 0 for c in ("starved", "gpus"))
-    opened = [f for f in view.document["findings"] if f["end"] is None]
-    grades = [(sum(f["severity"] == word for f in opened), word) for word in ("critical", "warning", "info")]
+    found = opened(view)
+    muted = sum(f["end"] is None for f in view.document["findings"]) - len(found)
+    grades = [(sum(f["severity"] == word for f in found), word) for word in ("critical", "warning", "info")]
+    grades.append((muted, "muted"))
     covered = totals["covered_seconds"] / totals["gpu_seconds"] if totals["gpu_seconds"] else 0.0
     au, storage = totals["au"], skin.colour("storage")
     tiles = [
@@ -123,7 +125,7 @@ def _figures(view: View) -> Component:
         ),
         kpi(
             "Open findings",
-            str(len(opened)),
+            str(len(found)),
             "",
             " · ".join(f"{n} {word}" for n, word in grades if n) or "none",
         ),

@@ -24,8 +24,11 @@ from wellfed.dashboard.parts import (
     time_plot,
     verdict,
 )
+from wellfed.dashboard.remarks import actions, said, standing_pills
 from wellfed.dashboard.series import Signals, aligned, gather
+from wellfed.dashboard.states import states
 from wellfed.dashboard.told import evidence, finding_link, next_steps, pills
+from wellfed.dashboard.twins import pane_lines, series_twin
 from wellfed.dashboard.view import Component, Page, View, gpu_path, host_path, job_path
 from wellfed.dashboard.words import ago, family, hours, money, scope_text, share, title
 
@@ -60,13 +63,17 @@ def body(view: View, host: str, name: str) -> Page:
     model, rank = _facts(view, host, found["gpu"])
     known = " · ".join(x for x in ((model or "").removeprefix("NVIDIA "), _short(found["gpu"])) if x)
     crumbs.append(html.Span(known, className="mono dim", title=found["gpu"]))
-    if found["job"]:
-        name = view.answer.once(job_names).get(found["job"], found["job"])
-        text = name + (f" · rank {rank}" if rank else "")
-        crumbs.append(dcc.Link(text, href=view.to(job_path(found["job"])), className="pill"))
-    return Page(
-        crumbs, [html.Div([_signals(view, host, found, peers), _panel(view, found)], className="drill")]
-    )
+    panel = _panel(view, found, rank)
+    return Page(crumbs, [html.Div([_signals(view, host, found, peers), panel], className="drill")])
+
+
+def _holder(view: View, gpu: Mapping[str, Any], rank: str | None) -> list[Component]:
+    """The job that holds the GPU."""
+    if not gpu["job"]:
+        return [html.P("No job holds it.", className="dim")]
+    name = view.answer.once(job_names).get(gpu["job"], gpu["job"])
+    link = dcc.Link(name, href=view.to(job_path(gpu["job"])))
+    return [html.P(["Job ", link, f", rank {rank}" if rank else ""])]
 
 
 def _short(gpu: str) -> str:
@@ -99,9 +106,11 @@ def _signals(
         className="gsels",
     )
     summary = f"Signals of this GPU; it was waiting in {waiting} of {len(ribbon)} points in time."
+    rows = _panes(view, host, base)
     return card(
         "Signals",
-        time_plot("signals", panes(view.skin, base.stamps, _panes(view, host, base), ribbon), 742, summary),
+        time_plot("signals", panes(view.skin, base.stamps, rows, ribbon), 742, summary),
+        series_twin(view, base.stamps, pane_lines(rows), "Signals of the GPU"),
         sub=f"{view.answer.range.text} · bands mark what the GPU was waiting on",
         right=strip,
         classes="sigc",
@@ -113,19 +122,7 @@ def _base(view: View, host: str, gpu: str) -> tuple[Signals, list[str | None]]:
     mine = (pl.col("host") == host) & (pl.col("gpu") == gpu)
     step = float(view.document["window_seconds"])
     base = gather(answer.tables["gpu"].filter(mine), _GPU, ("power_watts", "sm_clock_hertz"), step)
-    windows = answer.diagnosis.windows.lazy().filter(mine).sort("ts").select("ts", "cause").collect()
-    causes = list(zip(windows["ts"].dt.epoch("ms").to_list(), windows["cause"].to_list(), strict=True))
-    width = float(base.stamps[1] - base.stamps[0]) if base.stamps.size > 1 else step * 1000
-    ribbon: list[str | None] = []
-    at = 0
-    for stamp in base.stamps.tolist():
-        seen: list[str] = []
-        while at < len(causes) and causes[at][0] < stamp + width:
-            seen.append(causes[at][1] or "")
-            at += 1
-        most = max(set(seen), key=seen.count) if seen else GAP
-        ribbon.append(GAP if most == GAP else family(most) if most else None)
-    return base, ribbon
+    return base, states(answer, host, gpu, base.stamps)
 
 
 def _panes(view: View, host: str, base: Signals) -> list[Pane]:
@@ -198,12 +195,12 @@ def _tone(gpu: Mapping[str, Any]) -> str:
     return family_class(family(worst))
 
 
-def _panel(view: View, gpu: Mapping[str, Any]) -> Component:
+def _panel(view: View, gpu: Mapping[str, Any], rank: str | None) -> Component:
     """What it was waiting on, how sure, what to do."""
     mine = [f for f in view.document["findings"] if gpu["gpu"] in f["scope"]["gpus"]]
     mine.sort(key=lambda f: (f["end"] is not None, -float(f["lost_gpu_seconds"])))
     lost = gpu["lost_seconds"]
-    parts: list[Component] = _told(view, gpu, mine)
+    parts: list[Component] = [*_told(view, gpu, mine), *_holder(view, gpu, rank)]
     parts.append(
         figures_row(
             [
@@ -220,6 +217,8 @@ def _panel(view: View, gpu: Mapping[str, Any]) -> Component:
     if mine:
         first = mine[0]
         parts += [
+            actions(view, first),
+            *said(view, first),
             html.H3("Evidence for and against"),
             evidence(first["evidence_for"], first["evidence_against"]),
             html.H3("Do next"),
@@ -243,7 +242,10 @@ def _told(view: View, gpu: Mapping[str, Any], mine: Sequence[Mapping[str, Any]])
         named = html.B(title(first["cause"]))
         where = scope_text(first["scope"])
         return [
-            html.Div([code_badge(family(first["cause"])), *pills(first)], className="vh"),
+            html.Div(
+                [code_badge(family(first["cause"])), *pills(first), *standing_pills(view.standing(first))],
+                className="vh",
+            ),
             verdict("Starved: ", named, f" on {where}, since ", html.B(f"{since:%H:%M}"), f" UTC, {ended}."),
         ]
     if not covered:

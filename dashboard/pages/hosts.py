@@ -12,10 +12,11 @@ from dash import dcc, html
 from wellfed.dashboard.facts import gpus_by_host
 from wellfed.dashboard.figures import Line
 from wellfed.dashboard.panes import Pane, panes
-from wellfed.dashboard.parts import ROWS, Column, card, missing, sortable, table, time_plot, verdict
+from wellfed.dashboard.parts import Column, card, missing, sortable, table, time_plot, verdict
 from wellfed.dashboard.series import aligned, gather
-from wellfed.dashboard.view import Component, Page, View, gpu_path, host_path
-from wellfed.dashboard.words import count, share
+from wellfed.dashboard.twins import pane_lines, series_twin
+from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, host_path
+from wellfed.dashboard.words import count, share, whole
 
 __all__ = ["body", "collectors", "detail", "sentence", "signals"]
 
@@ -53,9 +54,9 @@ def body(view: View) -> Page:
         (
             dcc.Link(h["host"], href=view.to(host_path(h["host"]))),
             *(share(h.get(column.key)) for column in _RATIOS),
-            str(len(gpus.get(h["host"], ()))),
+            whole(len(gpus.get(h["host"], ()))),
         )
-        for h in ordered[:ROWS]
+        for h in view.first(ordered)
     ]
     found = table(
         (Column("Host", "host"), *_RATIOS, Column("GPUs", number=True)),
@@ -63,7 +64,7 @@ def body(view: View) -> Page:
         ["No host reports yet. Start one: ", html.Code("wellfed up")],
         "Hosts by pressure",
         view,
-        [view.to(host_path(h["host"])) for h in ordered[:ROWS]],
+        [view.to(host_path(h["host"])) for h in view.first(ordered)],
     )
     pressed = sum(any((h.get(name) or 0.0) >= 0.2 for name in _PRESSURES) for h in hosts)
     told = [
@@ -196,7 +197,8 @@ def signals(view: View, host: str) -> Component:
         for pane in rows
     )
     figure = time_plot("signals", panes(view.skin, base.stamps, rows), 112 * len(rows), summary)
-    return card("Signals", figure, sub=f"{step:g} s windows · {view.answer.range.text}", classes="sigc")
+    told = series_twin(view, base.stamps, pane_lines(rows), "Signals of the host")
+    return card("Signals", figure, told, sub=f"{step:g} s windows · {view.answer.range.text}", classes="sigc")
 
 
 def collectors(view: View, host: str) -> Component:
@@ -216,7 +218,7 @@ def collectors(view: View, host: str) -> Component:
             (
                 row["collector"],
                 state,
-                f"{1e3 * (row['duration_seconds'] or 0):.2f}",
+                whole(1e3 * (row["duration_seconds"] or 0), 2),
                 count(row["errors"] or 0),
                 row["reason"] or "",
             )

@@ -15,7 +15,6 @@ from wellfed.dashboard.facts import step_for
 from wellfed.dashboard.figures import Array, Line
 from wellfed.dashboard.panes import Pane, panes
 from wellfed.dashboard.parts import (
-    ROWS,
     Column,
     bar,
     card,
@@ -26,8 +25,9 @@ from wellfed.dashboard.parts import (
     verdict,
 )
 from wellfed.dashboard.told import findings_table
-from wellfed.dashboard.view import Component, Page, View, host_path
-from wellfed.dashboard.words import amount, family, share
+from wellfed.dashboard.twins import pane_lines, series_twin
+from wellfed.dashboard.view import ROWS, Component, Page, View, host_path
+from wellfed.dashboard.words import amount, family, share, whole
 
 __all__ = ["body", "limit"]
 
@@ -224,20 +224,20 @@ def _table(view: View, servers: Sequence[Server]) -> Component:
         "preempted": lambda s: s.preempted,
     }
     key, down = sortable(view, "-waiting", keys)
-    ordered = sorted(servers, key=keys[key], reverse=down)[:ROWS]
+    ordered = view.first(sorted(servers, key=keys[key], reverse=down))
     rows = [
         (
             dcc.Link(s.server, href=view.here(sel=f"{s.host}/{s.server}"), title=s.host),
             s.model,
             html.Span(s.limit, title=_LIMITS[s.limit][0]),
-            f"{s.running:.1f}",
+            whole(s.running, 1),
             _used(s.batch),
-            f"{s.waiting:.1f}",
+            whole(s.waiting, 1),
             _used(s.kv),
             amount(None if s.ttft is None else 1e3 * s.ttft, "ms"),
             amount(None if s.itl is None else 1e3 * s.itl, "ms"),
             amount(s.tokens_out, "/s"),
-            f"{s.preempted:,.0f}",
+            whole(s.preempted),
         )
         for s in ordered
     ]
@@ -292,6 +292,7 @@ def _signals(view: View, chosen: Server) -> Component:
     return card(
         f"Queue, cache and latency of {chosen.server}",
         time_plot("signals", panes(view.skin, stamps, pairs), 560, told),
+        series_twin(view, stamps, pane_lines(pairs), "Signals of the server"),
         sub=f"per {step_for(view.answer, 240):.0f} s",
         classes="sigc",
     )
@@ -309,7 +310,7 @@ def _panel(server: Server) -> Component:
         ("of it in the queue", amount(None if server.queued is None else 1e3 * server.queued, "ms")),
         ("Between tokens", amount(None if server.itl is None else 1e3 * server.itl, "ms")),
         ("Tokens in, out", f"{amount(server.tokens_in, '/s')}, {amount(server.tokens_out, '/s')}"),
-        ("Preemptions", f"{server.preempted:,.0f}"),
+        ("Preemptions", whole(server.preempted)),
     ]
     return html.Section(
         [

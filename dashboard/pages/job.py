@@ -18,7 +18,6 @@ from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import states_map
 from wellfed.dashboard.pages.jobs import mostly
 from wellfed.dashboard.parts import (
-    ROWS,
     card,
     code_badge,
     family_class,
@@ -26,10 +25,11 @@ from wellfed.dashboard.parts import (
     missing,
     table,
     time_plot,
+    twin,
     verdict,
 )
 from wellfed.dashboard.told import findings_table
-from wellfed.dashboard.view import Component, Page, View, gpu_path
+from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path
 from wellfed.dashboard.waterfall import waterfall
 from wellfed.dashboard.words import family, hours, share, title
 
@@ -181,8 +181,19 @@ def _waiting(view: View, job: str) -> Component:
         "What each rank waits on",
         legend(items),
         time_plot("ranks", figure, height, f"Ranks wait on: {told} of the map"),
+        _ranks_twin(view, ranks, present),
         sub=f"per {ranks.step:.0f} s",
     )
+
+
+def _ranks_twin(view: View, ranks: Ranks, present: Sequence[int]) -> Component:
+    """Share of the time in which each row of the map waits, by family."""
+    columns = ["Rank", *(f"{FAMILIES[ranks.families[n]].title}#" for n in present), "No data#"]
+    rows = [
+        [name, *(share(float((codes == code).mean())) for code in (*(n + 2 for n in present), 1))]
+        for name, codes in zip(ranks.names, ranks.codes, strict=True)
+    ]
+    return twin(columns, view.first(rows), "Share of time that each rank waits")
 
 
 def _falls(view: View, job: Mapping[str, Any]) -> list[Component]:
@@ -195,7 +206,8 @@ def _falls(view: View, job: Mapping[str, Any]) -> list[Component]:
             sub="what each GPU waited for",
         )
     ]
-    if root and dict(root) != dict(causes):
+    moved = sum(abs(s - job["by_cause"].get(cause, 0.0)) for cause, s in root)
+    if moved > 0.01 * job["lost_seconds"]:
         parts.append(
             card(
                 "Who pays in the end",
@@ -279,6 +291,11 @@ def _stragglers(view: View, job: str, findings: Sequence[Mapping[str, Any]]) -> 
             **{"aria-label": "Share of time each rank waits for the slowest"},
         ),
         html.P(told, className="note"),
+        twin(
+            ("Rank", "Waits for the slowest#", "Role"),
+            [(order[h, g], share(w), "culprit" if g in guilty else "waits") for h, g, w, _ in shown],
+            "How long each rank waits for the slowest",
+        ),
         sub=f"share of its time that each rank waits for the slowest; the tallest bar is {share(top)}",
     )
 
@@ -290,14 +307,14 @@ def _gpus(view: View, gpus: Sequence[Mapping[str, Any]]) -> Component:
         [
             (
                 dcc.Link(f"{g['host']} · {g['index'] or g['gpu']}", href=view.to(gpu_path(g["host"], g))),
-                "–" if g["au"] is None else f"{g['au']:.0%}",
+                share(g["au"]),
                 hours(g["lost_seconds"]),
                 mostly(g),
             )
-            for g in gpus[:ROWS]
+            for g in view.first(gpus)
         ],
         "No GPU.",
         "GPUs of the job",
-        hrefs=[view.to(gpu_path(g["host"], g)) for g in gpus[:ROWS]],
+        hrefs=[view.to(gpu_path(g["host"], g)) for g in view.first(gpus)],
     )
     return card("GPUs", html.Div(found, className="tall"), sub=more, classes="pad0")

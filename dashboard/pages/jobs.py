@@ -8,9 +8,9 @@ from typing import Any
 from dash import dcc, html
 
 from wellfed.dashboard.facts import owners
-from wellfed.dashboard.parts import ROWS, Column, bar, card, cause_label, chips, sortable, table, verdict
-from wellfed.dashboard.view import Component, Page, View, job_path
-from wellfed.dashboard.words import family, hours, money
+from wellfed.dashboard.parts import Column, bar, card, cause_label, chips, sortable, table, verdict
+from wellfed.dashboard.view import ROWS, Component, Page, View, job_path
+from wellfed.dashboard.words import family, hours, money, share, whole
 
 __all__ = ["body", "mostly"]
 
@@ -48,11 +48,11 @@ def body(view: View) -> Page:
     more = f"the first {ROWS} of {len(jobs)}" if len(jobs) > ROWS else ""
     found = table(
         _COLUMNS,
-        [_row(view, j, teams[j["job"]], total) for j in ordered[:ROWS]],
+        [_row(view, j, teams[j["job"]], total) for j in view.first(ordered)],
         "No job held a GPU or reported steps in this range.",
         "Jobs",
         view,
-        [view.to(job_path(j["job"])) for j in ordered[:ROWS]],
+        [view.to(job_path(j["job"])) for j in view.first(ordered)],
     )
     return Page(
         [html.H1("Jobs")],
@@ -81,14 +81,12 @@ def _row(view: View, job: Mapping[str, Any], team: str, total: float) -> tuple[C
         dcc.Link(name, href=view.to(job_path(job["job"])), title=job["job"]),
         job["user"] or "–",
         team,
-        f"{job['gpus']:,}",
-        "–" if job["au"] is None else f"{job['au']:.0%}",
+        whole(job["gpus"]),
+        share(job["au"]),
         hours(job["lost_seconds"]),
         money(job["cost_lost"]),
         mostly(job),
-        bar(
-            job["lost_seconds"] / total, family(worst) if worst else "", f"{job['lost_seconds'] / total:.0%}"
-        ),
+        bar(job["lost_seconds"] / total, family(worst) if worst else "", share(job["lost_seconds"] / total)),
     )
 
 

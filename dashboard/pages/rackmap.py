@@ -15,10 +15,10 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import STARVED, Recent, job_names, recent
 from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import Racks, rack_map, racks
-from wellfed.dashboard.parts import card, chips, code_badge, legend, plot
+from wellfed.dashboard.parts import card, chips, code_badge, legend, plot, twin
 from wellfed.dashboard.theme import Skin, mix
 from wellfed.dashboard.view import Component, View, gpu_path
-from wellfed.dashboard.words import count, family, money, share
+from wellfed.dashboard.words import count, family, hours, money, share
 
 __all__ = ["heat_card"]
 
@@ -66,6 +66,7 @@ def heat_card(view: View) -> Component:
         ),
         html.Div(id="heat-tip", className="tipbox", role="status"),
         _worst(view),
+        _twin(view),
         html.Div(id="heat-places", hidden=True, **{"data-index": index}),
         sub=painted.sub,
         right=chips(ways, "Colour by"),
@@ -98,6 +99,26 @@ def _worst(view: View) -> Component:
     ]
     lead = html.Span(f"Losing most now, of {len(starved):,}:", className="dim")
     return html.Div([lead, *links], className="worst")
+
+
+def _twin(view: View) -> Component:
+    """The map as a table, the GPUs that lose most first."""
+    names = view.answer.once(job_names)
+    pairs = list(zip(view.document["gpus"], view.answer.once(_states), strict=True))
+    pairs.sort(key=lambda pair: -(pair[1].lost if pair[1] else -1.0))
+    rows = [
+        (
+            f"{g['host']} · {g['index'] or g['gpu']}",
+            "no data" if s is None else FAMILIES[s.family].title if s.family else "productive",
+            share(s.lost if s else None),
+            share(s.sm if s else None),
+            hours(g["lost_seconds"]),
+            names.get(g["job"], g["job"]) or "–",
+        )
+        for g, s in view.first(pairs, _WORST)
+    ]
+    columns = ("GPU", "Waits for", "Lost in 5 min#", "Useful SM#", "GPU-h lost in the range#", "Job")
+    return twin(columns, rows, "State of GPUs")
 
 
 def _places(answer: Answer) -> Racks:

@@ -13,7 +13,7 @@ from wellfed.dashboard.parts import card, legend, missing, table, time_plot, twi
 from wellfed.dashboard.targets import POINTS, Slow, Target, slow_targets
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import Component, Page, View, job_path
-from wellfed.dashboard.words import amount, family, hours, share
+from wellfed.dashboard.words import amount, family, hours, share, whole
 
 __all__ = ["body"]
 
@@ -118,7 +118,8 @@ def _top(view: View) -> Component:
         j["job"]: sum(s for c, s in j["by_cause"].items() if family(c) in ("storage", "checkpoint"))
         for j in view.document["jobs"]
     }
-    rows = view.answer.once(_io).sort("io_read_bytes", descending=True).head(_JOBS)
+    rows = view.answer.once(_io).sort("io_read_bytes", descending=True)
+    rows = rows if view.whole else rows.head(_JOBS)
     body_ = [
         (
             dcc.Link((named.get(r["job"]) or {}).get("name") or r["job"], href=view.to(job_path(r["job"]))),
@@ -139,13 +140,13 @@ def _split(slow: Slow) -> Component:
     rows = [
         (
             t.name,
-            str(t.clients),
+            whole(t.clients),
             amount(t.read, "B/s"),
             amount(t.written, "B/s"),
             _ms(t.latency),
             _parts(t),
             share(t.small),
-            f"{t.retransmits:,.0f}" if t.queue is not None else "–",
+            whole(t.retransmits) if t.queue is not None else "–",
             share(t.busy),
         )
         for t in slow.targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,11 +12,29 @@ from dash import dcc, html
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import reporting
 from wellfed.dashboard.figures import Array, Line, lines
-from wellfed.dashboard.parts import ROWS, bar, card, kpi, table, time_plot, verdict
-from wellfed.dashboard.view import Component, Page, View, host_path
-from wellfed.dashboard.words import ago, share
+from wellfed.dashboard.parts import bar, card, kpi, table, time_plot, verdict
+from wellfed.dashboard.twins import series_twin
+from wellfed.dashboard.view import ROWS, Component, Page, View, host_path
+from wellfed.dashboard.words import ago, share, whole
 
 __all__ = ["body"]
+
+#: Why the hub does not take points, and what helps.
+_REASONS = {
+    "busy": "more came at once than it takes: senders send it again",
+    "delta": "sums of changes: let the sender send cumulative ones",
+    "future": "the sender's clock is ahead: synchronise it",
+    "malformed": "not OTLP: look at who sends to this address",
+    "no_host": "no host.name: set it in OTEL_RESOURCE_ATTRIBUTES",
+    "no_time": "points without a time",
+    "not_written": "the disk is full or broken: look at the hub's log",
+    "senders": "more machines than it takes: use several hubs",
+    "series": "one machine sends too many different things",
+    "size": "requests too large: let the sender send smaller batches",
+    "too_old": "older than the hub keeps, or the sender's clock is behind",
+    "unauthorized": "no token, or a wrong one",
+    "unknown": "metrics that no page shows: nothing is missing",
+}
 
 
 def body(view: View) -> Page:
@@ -40,6 +59,7 @@ def body(view: View) -> Page:
                 sub="over all hosts, as last reported",
                 classes="pad0",
             ),
+            *_refused(view),
             *_warnings(view),
             _coverage(view),
         ],
@@ -125,42 +145,45 @@ def _over(view: View) -> Component:
         series.append(Line("GPUs", gpus, "GPUs"))
     told = f"{hosts[-1]:.0f} hosts and {gpus[-1]:.0f} GPUs in the newest window" if stamps.size else "nothing"
     return card(
-        "Who reported", time_plot("reports", lines(view.skin, stamps, series), 220, told), sub="per window"
+        "Who reported",
+        time_plot("reports", lines(view.skin, stamps, series), 220, told),
+        series_twin(view, stamps, series, "Hosts and GPUs that reported"),
+        sub="per window",
     )
 
 
 def _hosts(view: View, silent: list[tuple[str, object]]) -> Component:
     rows = [
         (dcc.Link(host, href=view.to(host_path(host))), f"{last:%H:%M:%S}", ago(last, view.answer.now))  # type: ignore[arg-type]
-        for host, last in silent[:20]
+        for host, last in view.first(silent, 20)
     ]
     more = f"{len(silent)} of them" if len(silent) > 20 else ""
     found = table(("Host", "Last window, UTC#", "Ago#"), rows, "None: every host reports.", "Silent hosts")
     return card("Silent hosts", found, sub=more, classes="pad0")
 
 
-def _row(row: dict[str, object]) -> tuple[Component, ...]:
-    seconds = float(row["duration_seconds"] or 0.0)  # type: ignore[arg-type]
+def _row(row: dict[str, Any]) -> tuple[Component, ...]:
+    seconds = float(row["duration_seconds"] or 0.0)
     return (
         row["collector"],
         f"{row['ok']:,} of {row['hosts']:,}",
-        f"{row['stuck']:,}",
-        f"{row['errors'] or 0:,.0f}",
-        f"{1e3 * seconds:.2f}",
+        whole(row["stuck"]),
+        whole(row["errors"] or 0),
+        whole(1e3 * seconds, 2),
         html.Span(row["reason"] or "", title=row["reason"] or ""),
     )
 
 
 def _coverage(view: View) -> Component:
     rows = [
-        (c["table"], c["column"], share(c["share"]), bar(c["share"]))
+        (c["table"], c["column"], share(c["share"]), bar(c["share"], text=share(c["share"])))
         for c in sorted(
             view.document["coverage"], key=lambda c: (c["share"] >= 0.999, c["table"], c["column"])
         )
     ]
     found = table(
         ("Table", "Column", "Measured#", "Share of rows"),
-        rows[: 3 * ROWS],
+        view.first(rows, 3 * ROWS),
         "Nothing to measure yet.",
         "Share of rows in which a signal was measured",
     )
@@ -170,6 +193,22 @@ def _coverage(view: View) -> Component:
     )
 
 
+def _refused(view: View) -> list[Component]:
+    """What senders sent and the hub did not take."""
+    refused = view.answer.refused
+    if not refused:
+        return []
+    rows = [
+        (reason, whole(points), _REASONS.get(reason, ""))
+        for reason, points in sorted(refused.items(), key=lambda item: -item[1])
+        if points
+    ]
+    columns = ("Reason", "Points#", "What to do")
+    found = table(columns, rows, "Nothing was refused.", "Points refused by the hub")
+    return [card("Refused by the hub", found, sub="since it started", classes="pad0")]
+
+
 def _warnings(view: View) -> list[Component]:
-    items = [html.Li(text) for text in view.document["warnings"]]
+    texts = [*view.document["warnings"], *filter(None, [view.notes.problem])]
+    items = [html.Li(text) for text in texts]
     return [card("Warnings", html.Ul(items, className="plain"), sub="of the diagnosis")] if items else []

@@ -20,10 +20,15 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "store"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[str]:
     running = Programs(tmp_path_factory.mktemp("demo"))
     address = f"127.0.0.1:{free_port()}"
-    running.wellfed("demo", f"--address={address}", "--gpus=80", "--seed=2")
+    running.wellfed("demo", f"--address={address}", "--gpus=80", "--seed=2", f"--data={store}")
     until(lambda: fetch(f"http://{address}/healthz"), seconds=120, what="the demo answers")
     yield f"http://{address}"
     running.stop()
@@ -44,6 +49,35 @@ def test_each_page_opens_cold_and_clean(demo: str, visit, path: str) -> None:  #
     assert page.locator("main h2").count() >= 1
     # Nothing is wider than the window.
     assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+    visit.clean()
+
+
+def test_a_finding_opens_cold_by_its_link(demo: str, visit) -> None:  # type: ignore[no-untyped-def]
+    page = visit.open(demo + "/findings?from=15m")
+    link = page.get_attribute("main tr[data-href]", "data-href")
+    page.goto("about:blank")
+    page = visit.open(demo + link)
+    page.wait_for_selector("h3:has-text('Do next')")
+    page.wait_for_selector("main button:has-text('Acknowledge')")
+    assert page.locator("h1").count() == 1
+    visit.clean()
+
+
+def test_what_is_said_about_a_finding_is_in_the_stores_folder(demo: str, store: Path, visit) -> None:  # type: ignore[no-untyped-def]
+    page = visit.open(demo + "/findings?from=15m")
+    page.click("main tr[data-href] a")
+    page.wait_for_selector("main .acts")
+    page.keyboard.press("a")
+    page.wait_for_selector("main .pill:has-text('acknowledged by local')")
+    (note,) = (json.loads(line) for line in (store / "notes.jsonl").read_text().splitlines())
+    assert (note["kind"], note["who"]) == ("acknowledge", "local")
+    page.keyboard.press("n")
+    page.fill("#say-text", "seen by mistake")
+    page.click("#say-save")
+    page.wait_for_selector("ul.said p:has-text('seen by mistake')")
+    page.click("main button:has-text('Take back')")
+    page.wait_for_selector("main button:has-text('Acknowledge')")
+    assert len((store / "notes.jsonl").read_text().splitlines()) == 3
     visit.clean()
 
 
@@ -230,7 +264,7 @@ def test_exports_are_files_that_open(demo: str, visit, tmp_path: Path) -> None: 
     assert len(rows) > 20
     visit.clean()
     page.goto(files["HTML report"].as_uri())
-    assert "GPU-hours were productive" in page.inner_text("body")
+    assert "Cost and energy by team and user" in page.inner_text("body")
     assert visit.outside == [files["HTML report"].as_uri()]
 
 

@@ -81,6 +81,32 @@ def test_a_job_whose_name_is_markup_is_text_on_every_page(source: Fixed, visit) 
     visit.clean()
 
 
+def test_the_state_of_a_page_goes_through_the_address_and_back(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    finding = source.diagnosis.document["findings"][-1]
+    cause, grade = finding["cause"], finding["severity"]
+    with served(Shown(fresh(source))) as (address, _):
+        state = f"cause={quote(cause)}&sev={grade}&sort=-since"
+        page = visit.open(f"{address}/findings?{state}")
+        page.wait_for_selector(f".chip.on:has-text('{grade.capitalize()}')")
+        page.wait_for_selector("th[aria-sort=descending]:has-text('Since')")
+        rows = page.locator("main tr[data-href]").count()
+        found = source.diagnosis.document["findings"]
+        assert rows == sum((f["cause"], f["severity"]) == (cause, grade) for f in found)
+        page.click("th a:has-text('GPU-h lost')")
+        page.wait_for_url("**/findings?*sort=-lost")
+        page.wait_for_selector("th[aria-sort=descending]:has-text('GPU-h lost')")
+        page.click("main tr[data-href] a")
+        page.wait_for_selector("main .acts")
+        page.go_back()
+        page.wait_for_selector("th[aria-sort=descending]:has-text('GPU-h lost')")
+        page.go_back()
+        page.wait_for_selector("th[aria-sort=descending]:has-text('Since')")
+        assert page.url.endswith(f"/findings?{state}")
+        page.click(f".chip.on:has-text('{grade.capitalize()}')")
+        page.wait_for_url(lambda url: "sev=" not in url and "sort=-since" in url)
+    visit.clean()
+
+
 def test_a_hub_that_goes_away_leaves_its_last_page_and_a_banner(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
     with served(Shown(fresh(source))) as (address, server):
         page = visit.open(address + "/jobs")

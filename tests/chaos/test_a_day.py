@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from attempts import Note, scale
 
 NODE = Path(__file__).parents[1] / "fixtures" / "node"
@@ -62,12 +63,73 @@ with Store(folder + "/store") as store:
 print(json.dumps(states))
 """
 
+#: The same for a hub: OTLP of two hosts decoded and stored, judged each six minutes, published, sealed, expired.
+HUB_DAY = """
+import gc, json, os, sys, threading
+from datetime import UTC, datetime, timedelta
+from wellfed.analysis import receiver as receiving
+from wellfed.analysis.live import Live
+from wellfed.analysis.receiver import Receiver
+from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
+from wellfed.collectors.exposition import Exposition
+from wellfed.collectors.otlp import Encoder
+from wellfed.collectors.registry import Row
+from wellfed.collectors.sampler import Window
+from wellfed.verdicts import hub_families, verdicts
 
-def test_a_day_of_windows_grows_nothing(tmp_path: Path, note: Note) -> None:
-    windows = scale(8640, 600)
+folder, windows = sys.argv[1], int(sys.argv[2])
+receiving.PAUSE = receiving.GATHER = 0.0
+start = datetime(2026, 3, 1, tzinfo=UTC)
+encoders = {host: Encoder({"host.name": host}) for host in "ab"}
+
+def rows(number, job):
+    info = {"index": "0", "job": job}
+    busy = 10.0 * number * (0.3 if number % 720 > 600 else 0.9)
+    values = {"observed_seconds": 10.0 * number, "active_seconds": busy, "sm_active_seconds": busy}
+    return [Row("gpu", ("GPU-1",), values, info), Row("host", (), {"load1": 1.0, "cpu_busy_seconds": 5.0 * number})]
+
+def state():
+    gc.collect()
+    pages_ = int(open("/proc/self/statm").read().split()[1])
+    return {"mib": pages_ * 4096 / 2**20, "files": len(os.listdir("/proc/self/fd")),
+            "threads": threading.active_count()}
+
+states = []
+with Store(folder + "/store") as store:
+    receiver, live = Receiver(store), Live(store, Streaming(store))
+    for number in range(1, windows + 1):
+        now = start + timedelta(seconds=10 * number)
+        # Jobs come and go, and with them their series.
+        job = f"slurm:{number // 180}"
+        for host, encoder in encoders.items():
+            body = encoder.encode(Window(now.timestamp(), rows(number, job)))
+            future = receiver.commit(receiver.decode(body, now.timestamp()))
+        future.result()
+        if number % 36 == 0:
+            live.update(now)
+            Exposition(openmetrics=True).render((), [*verdicts(live), *hub_families(receiver)])
+        if number % 360 == 0:
+            store.seal(now)
+            store.retain(age=timedelta(hours=6), now=now)
+        if number in (windows // 2, windows):
+            states.append(state())
+    assert live.updates == windows // 36
+    receiver.close()
+print(json.dumps(states))
+"""
+
+
+@pytest.mark.parametrize(
+    ("who", "code", "arguments"), [("agent", DAY, [str(NODE)]), ("hub", HUB_DAY, [])], ids=["agent", "hub"]
+)
+def test_a_day_of_windows_grows_nothing(
+    tmp_path: Path, note: Note, who: str, code: str, arguments: list[str]
+) -> None:
+    windows = scale(8640, 600 if who == "agent" else 144)
     path = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
-        [sys.executable, "-c", DAY, str(NODE), str(tmp_path), str(windows)],
+        [sys.executable, "-c", code, *arguments, str(tmp_path), str(windows)],
         capture_output=True,
         text=True,
         check=False,
@@ -79,4 +141,4 @@ def test_a_day_of_windows_grows_nothing(tmp_path: Path, note: Note) -> None:
     assert late["threads"] <= early["threads"]
     # Polars' allocator keeps what sealing an hour once took; a leak of 2 KiB a window would be 11 MiB.
     assert late["mib"] <= early["mib"] + 10
-    note("windows of one accelerated day", windows, 0)
+    note(f"windows of one accelerated day, {who}", windows, 0)

@@ -10,19 +10,17 @@ import signal
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from attempts import FULL, Note, scale
 from faulty import Faults
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from nodes import Receiver, agent, metric
 from programs import Programs, fetch, free_port, until
 
 from wellfed.analysis.store import Store
 
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS}
-NODE = Path(__file__).parents[1] / "fixtures" / "node"
 
 #: Appends numbered windows to a store and says which were accepted; goes on after every refusal.
 WRITER = """
@@ -77,60 +75,6 @@ def test_a_store_refuses_clearly_and_goes_on_where_it_was(
     found = sorted(Store(root, readonly=True).scan("host").collect()["load1"].to_list())
     assert found == accepted
     note(f"appends to a store whose disk says {name}", refused, 0)
-
-
-class Sink(BaseHTTPRequestHandler):
-    """Takes OTLP while its server is `up`."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        server = self.server
-        assert isinstance(server, Receiver)
-        if not server.up.is_set():
-            self.send_response(503)
-            self.end_headers()
-            return
-        message = ExportMetricsServiceRequest.FromString(body)
-        for each in message.resource_metrics:
-            for scope in each.scope_metrics:
-                for metric in scope.metrics:
-                    points = metric.gauge.data_points or metric.sum.data_points
-                    server.times.update(point.time_unix_nano for point in points)
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
-
-class Receiver(ThreadingHTTPServer):
-    """times: ends of the windows that arrived, in nanoseconds."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Sink)
-        self.up = threading.Event()
-        self.times: set[int] = set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-def agent(programs: Programs, port: int, *more: str, **environ: str) -> subprocess.Popen[bytes]:
-    process = programs.wellfed(
-        "agent",
-        f"--metrics-address=127.0.0.1:{port}",
-        f"--procfs={NODE / 'proc'}",
-        f"--sysfs={NODE / 'sys'}",
-        "--collectors=cpu,memory,disk",
-        *more,
-        **environ,
-    )
-    until(lambda: fetch(f"http://127.0.0.1:{port}/-/ready"), what="the agent is ready")
-    return process
-
-
-def metric(port: int, name: str) -> float:
-    lines = fetch(f"http://127.0.0.1:{port}/metrics").decode().splitlines()
-    return float(next(line.split()[-1] for line in lines if line.startswith(name)))
 
 
 @pytest.mark.parametrize("name", sorted(ERRORS))
@@ -224,19 +168,3 @@ def test_an_agent_under_a_limit_serves_and_refuses_what_is_too_much(
     assert b"wellfed_host_load1" in body
     assert process.poll() is None
     note("crowds at an agent with few descriptors or little memory", 1, 0)
-
-
-def test_nothing_of_a_secret_is_printed(tmp_path: Path, programs: Programs) -> None:
-    port = free_port()
-    process = agent(
-        programs,
-        port,
-        "--otlp-endpoint=http://127.0.0.1:9/",
-        "--log-level=debug",
-        OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20planted-secret-4711",
-        OTEL_METRIC_EXPORT_INTERVAL="1000",
-    )
-    until(lambda: metric(port, "wellfed_export_spool_records") >= 1, what="a refused window waits")
-    body = fetch(f"http://127.0.0.1:{port}/metrics").decode()
-    log = Path(process.log).read_text()  # type: ignore[attr-defined]
-    assert "planted-secret" not in body + log
