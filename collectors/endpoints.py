@@ -24,10 +24,11 @@ class Array:
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     """dcgm: None where it must not be asked for. inference: beside those found on this machine.
-    kueue: its controller.
+    kueue: its controller. slurm_pending: whether Slurm is asked for the jobs that wait.
     """
 
     dcgm: Target | None = None
     inference: tuple[Target, ...] = ()
     arrays: tuple[Array, ...] = ()
     kueue: Target | None = None
+    slurm_pending: bool = False

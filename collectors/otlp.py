@@ -37,7 +37,7 @@ from wellfed.collectors.catalog import (
     Table,
     info_metric,
 )
-from wellfed.collectors.exposition import Foreign, getter
+from wellfed.collectors.exposition import Foreign, absent, getter
 from wellfed.collectors.registry import Row
 from wellfed.collectors.sampler import Window
 
@@ -69,13 +69,13 @@ def _attribute(key: str, text: str) -> KeyValue:
 class _Part:
     """Metrics of a scope, serialized, whose numbers are written anew.
 
-    pick: values of the counters, then of the gauges, from all values. absent: how many of those are None.
+    pick: values of the counters, then of the gauges, from all values. absent: which of those are None.
     """
 
     def __init__(self, points: _Points, every: Sequence[float | None], starts: _Starts, now: int) -> None:
         counters, gauges, shared, texts = points.counters, points.gauges, points.shared, points.texts
         self.pick = getter([*(place for place, _, _ in counters), *(place for place, _ in gauges)])
-        self.absent = every.count(None)
+        self.absent = absent(every)
         self._series = [counter for _, counter, _ in counters]
         last: list[float | None] = []
         for place, counter, point in counters:
@@ -155,16 +155,14 @@ class Encoder:
         for row in rows:
             every += row.values.values()
         part = self._rows
-        values = part.pick(every) if part is not None and (shape, infos) == self._shape else ()
-        if part is None or not values or None in values or every.count(None) != part.absent:
+        if part is None or (shape, infos) != self._shape or absent(every) != part.absent:
             points = _Points()
             points.add_rows(rows, shares)
             part = self._rows = _Part(points, every, part.starts() if part else {}, now)
             self._shape = (shape, [dict(info) for info in infos])
-            values = part.pick(every)
             del points
             heap.trim()
-        return part.encode(values, shares.values(), now, self._seen)
+        return part.encode(part.pick(every), shares.values(), now, self._seen)
 
     def _encode_more(
         self, place: int, series: Sequence[Foreign], numbers: Sequence[float], now: int

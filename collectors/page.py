@@ -42,6 +42,7 @@ def _endpoints(options: Mapping[str, object]) -> Endpoints:
         tuple(target(url) for url in urls) if isinstance(urls, tuple) else (),
         arrays if isinstance(arrays, tuple) else (),
         target(str(kueue)) if kueue else None,
+        bool(options.get("slurm_pending")),
     )
 
 

@@ -124,6 +124,7 @@ _PLUMBING = frozenset(
         "samples",
         "selfcost",
         "slot",
+        "slurm_ask",
         "unwrap",
     }
     | {"compress", "destination", "exposition", "http", "otlp", "publisher", "push", "spool", "web"}

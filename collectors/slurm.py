@@ -14,21 +14,16 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from wellfed.collectors.devices import nvidia_minors
 from wellfed.collectors.files import read
 from wellfed.collectors.registry import Roots, Row, register
+from wellfed.collectors.slurm_ask import PLACES, TIMEOUT, UnansweredError, ask
 
 __all__ = ["Slurm", "jobs_of", "minors_of"]
 
-_PLACES = "/usr/bin:/usr/local/bin:/opt/slurm/bin:/cm/shared/apps/slurm/current/bin"
-#: Seconds a call may take: with its controller down, squeue waits for minutes.
-TIMEOUT = 4.0
 #: Seconds before a job that nobody could tell about is asked for again, doubled each time.
 _AGAIN, _LONGEST = 15.0, 600.0
 _MAX_OUTPUT = 8 << 20
@@ -91,7 +86,7 @@ class Slurm:
     def __init__(self, path: str | None = None, timeout: float = TIMEOUT) -> None:
         self.reason = ""
         self.remedy = ""
-        self._path = f"{os.environ.get('PATH', os.defpath)}:{_PLACES}" if path is None else path
+        self._path = f"{os.environ.get('PATH', os.defpath)}:{PLACES}" if path is None else path
         self._timeout = timeout
         self._about: dict[str, dict[str, str]] = {}
         self._tries: dict[str, tuple[int, float]] = {}
@@ -149,32 +144,13 @@ class Slurm:
 
     def _run(self, program: str, *arguments: str) -> bytes | None:
         """What a program printed, or None with the reason."""
-        path = shutil.which(program, path=self._path)
-        if path is None:
-            self.reason = f"Slurm jobs run here, but {program} is not found"
-            self.remedy = "install Slurm's client commands with munge and slurm.conf, or put them on PATH"
-            return None
-        # Its own session: a wrapper script must not leave the real program behind.
-        process = subprocess.Popen(
-            [path, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-            start_new_session=True,
-        )
         try:
-            output, errors = process.communicate(timeout=self._timeout)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            self.reason = f"{program}: no answer in {self._timeout:g} s"
-            self.remedy = "look at the controller: scontrol ping"
+            output = ask(self._path, self._timeout, program, *arguments)
+        except UnansweredError as error:
+            self.reason, self.remedy = str(error), error.remedy
             return None
-        if process.returncode or len(output) > _MAX_OUTPUT or not output.lstrip().startswith(b"{"):
-            said = errors.decode("utf-8", "replace").strip().splitlines()
-            self.reason = f"{program}: {said[-1][:120] if said else f'status {process.returncode}, no JSON'}"
+        if len(output) > _MAX_OUTPUT or not output.lstrip().startswith(b"{"):
+            self.reason = f"{program}: no JSON"
             self.remedy = f"run it by hand: {program} {' '.join(arguments)} (its JSON plugin may be missing)"
             return None
         return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ from wellfed.collectors.catalog import TABLES
 from wellfed.collectors.registry import Roots, Row
 from wellfed.collectors.steps import EXPIRY, Steps, parse
 
-module = sys.modules["wellfed.watch"]
+module = importlib.import_module("wellfed.watch")
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ from wellfed.collectors.catalog import TABLES
 from wellfed.collectors.registry import Roots
 from wellfed.collectors.steps import Steps
 
-module: Any = sys.modules["wellfed.watch"]
+module: Any = importlib.import_module("wellfed.watch")
 
 
 class Clock:

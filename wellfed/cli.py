@@ -54,7 +54,16 @@ class Command:
         return call(values)
 
 
-_SOURCES = ("procfs", "sysfs", "collectors", "dcgm_url", "inference_urls", "kueue_url", "array")
+_SOURCES = (
+    "procfs",
+    "sysfs",
+    "collectors",
+    "dcgm_url",
+    "inference_urls",
+    "kueue_url",
+    "slurm_pending",
+    "array",
+)
 _NODE = ("host", *_SOURCES)
 _PAGES = (
     "address",

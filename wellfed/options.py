@@ -227,6 +227,9 @@ OPTIONS: Mapping[str, Option] = _options(
         metavar="URLS",
     ),
     Option("kueue_url", "metrics page of Kueue's controller, for work that waits", _url, metavar="URL"),
+    Option(
+        "slurm_pending", "ask Slurm for its pending jobs; one agent of a cluster is enough", _boolean, False
+    ),
     Option("array", "storage arrays: tables [array.NAME], see [arrays](arrays.md)", table=_arrays),
     Option("once", "read everything once, print the exposition and exit", _boolean, False),
     Option("self_profile", "run for ten seconds, print what each collector costs and exit", _boolean, False),

@@ -183,7 +183,7 @@ def test_an_error_is_told_with_the_command_and_asked_for_again_later(
 def test_without_slurms_commands_there_is_a_remedy(node: Node) -> None:
     node.job(42)
     node.read()
-    assert node.collector.reason.startswith("Slurm jobs run here, but")
+    assert node.collector.reason == "scontrol is not found"
     assert "munge" in node.collector.remedy
 
 
