@@ -186,10 +186,10 @@ async def ramp(steps: list[int], port: int, hub: psutil.Process, bodies: Bodies)
     agents: list[Agent] = []
     for count in steps:
         agents += [Agent(number, port) for number in range(len(agents), count)]
-        for storm in range(1, STORM + 1):
+        storm, known = 0, False
+        while storm < STORM and not known:
             fresh = await drive(agents, bodies, 1)
-            if len(fresh.waits) == count == fresh.statuses.total():
-                break
+            storm, known = storm + 1, len(fresh.waits) == count == fresh.statuses.total()
         used, began = hub.cpu_times(), time.monotonic()
         seen = await drive(agents, bodies, MEASURED)
         spent, took = hub.cpu_times(), time.monotonic() - began
@@ -203,7 +203,7 @@ async def ramp(steps: list[int], port: int, hub: psutil.Process, bodies: Bodies)
             f"{hub.memory_info().rss / 2**20:10,.0f}{seen.late:17.2f}{storm:16}  {other or '-'}",
             flush=True,
         )
-        if share < 0.98 or p99 > WINDOW or storm == STORM:
+        if share < 0.98 or p99 > WINDOW or not known:
             print(f"knee: below {count:,} agents")
             return
     print(f"no knee up to {steps[-1]:,} agents")
