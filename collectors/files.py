@@ -181,7 +181,7 @@ class Recent:
 
     def __init__(self) -> None:
         self._held = Held()
-        self._rest: dict[str, tuple[Sequence[str], int, Sequence[str]]] = {}
+        self._rest: dict[str, tuple[Sequence[str], frozenset[str], Sequence[str]]] = {}
 
     def known(self, path: str) -> bytes | None:
         """The content, if somebody read it in the last 1.5 s."""
@@ -201,8 +201,12 @@ class Recent:
         if time.monotonic() - at >= _FRESH_SECONDS:
             told = {}
         known = self._rest.get(folder)
-        if known is None or known[0] is not paths or known[1] != len(told):
-            known = self._rest[folder] = (paths, len(told), [path for path in paths if path not in told])
+        if known is None or known[0] is not paths or known[1] != told.keys():
+            known = self._rest[folder] = (
+                paths,
+                frozenset(told),
+                [path for path in paths if path not in told],
+            )
         read = self._held.together(folder, known[2]) if known[2] else []
         rest = [text if isinstance(text, bytes) else missing for text in read]
         found = told | dict(zip(known[2], rest, strict=True))

@@ -1,4 +1,5 @@
 """Which GPUs are behind a port of this machine: those of the process that listens there, or of its children.
+With TGI those of its siblings: its launcher starts the router, which listens, beside the shards.
 
 Source: /proc/net/tcp and tcp6 say which socket listens, /proc/<pid>/fd who has it; the processes that hold
 GPUs are on the board. Cost: 1 ms a server, once a minute. Privilege: root or the server's own user; without
@@ -13,13 +14,16 @@ from urllib.parse import urlsplit
 
 from wellfed.collectors.fetch import Target
 from wellfed.collectors.files import read
-from wellfed.collectors.processes import stat
+from wellfed.collectors.processes import children, stat
 from wellfed.collectors.registry import Roots
 
 __all__ = ["gpus_behind", "listening"]
 
 _LISTEN = b"0A"
 _CLIMB = 8
+#: text-generation-launcher, as much of the name as the kernel keeps; the router and the shards are called so
+#: as well, and have no children that listen.
+_LAUNCHER = "text-generation"
 
 
 def listening(text: bytes, port: int) -> set[str]:
@@ -58,10 +62,11 @@ def gpus_behind(roots: Roots, to: Target) -> list[str]:
 
 def _serves(proc: str, pid: int, inodes: Iterable[str]) -> bool:
     links = {f"socket:[{inode}]" for inode in inodes}
-    return any(not links.isdisjoint(_open(proc, ancestor)) for ancestor in _line(proc, pid))
+    return any(not links.isdisjoint(_open(proc, near)) for near in _line(proc, pid))
 
 
 def _line(proc: str, pid: int) -> Iterator[int]:
+    """The process, those that it descends from, and what a launcher among them started beside it."""
     for _ in range(_CLIMB):
         if pid <= 1:
             return
@@ -70,6 +75,8 @@ def _line(proc: str, pid: int) -> Iterator[int]:
             found = stat(proc, pid)
         except ValueError:
             return
+        if found is not None and found.name == _LAUNCHER:
+            yield from children(proc, pid)
         pid = found.parent if found else 0
 
 

@@ -97,8 +97,10 @@ class _Part:
                 if value < before:  # type: ignore[operator]
                     self._move(self._at[place], seen)
         self._last = counters
-        self._arguments[1::2] = self._order([*values, *shares, now, 1.0])
-        return self._layout.pack(*self._arguments)
+        arguments = self._arguments
+        arguments[1::4] = [now] * (len(arguments) // 4)
+        arguments[3::4] = self._order([*values, *shares, 1.0])
+        return self._layout.pack(*arguments)
 
     def _move(self, at: int, start: int) -> None:
         piece = self._arguments[at]
@@ -190,8 +192,10 @@ class Encoder:
         """Mean activity of each GPU since the last window; none without one or after a reset."""
         shares, activity = {}, {}
         for row in rows:
-            active, observed = (row.values.get(f"{name}_seconds") for name in ("active", "observed"))
-            if row.table == "gpu" and active is not None and observed is not None:
+            if row.table != "gpu":
+                continue
+            active, observed = row.values.get("active_seconds"), row.values.get("observed_seconds")
+            if active is not None and observed is not None:
                 before = self._activity.get(row.key, (active, observed))
                 if active >= before[0] and observed > before[1]:
                     shares[row.key] = min(1.0, (active - before[0]) / (observed - before[1]))
@@ -277,39 +281,39 @@ def _field(number: int, length: int) -> bytes:
 def _template(
     scope: ScopeMetrics, points: Sequence[NumberDataPoint], counters: int, texts: int
 ) -> tuple[list[object], list[int], Struct, list[int]]:
-    """The serialized metrics cut at their numbers: pieces with a place after each; which number goes there,
-    of [values of the points without texts, the time, 1.0]; the format of it all; and of each counter the
-    piece that ends with its start.
+    """The serialized metrics cut at their numbers: a piece, a time, a piece and a value for each point, and
+    the last piece; which value goes there, of [those of the points without texts, 1.0]; the format of it all;
+    and of each counter the piece that ends with its start.
 
     The numbers are found by marks of 8 bytes that are written where they belong: a mark counts in its upper
     bytes and is found from the end of the one before, in the order in which points are serialized.
     """
-    time = len(points) - texts
-    marks: dict[bytes, tuple[int, str]] = {}
+    one = len(points) - texts
+    marks: dict[bytes, int] = {}
 
-    def mark(place: int, kind: str) -> float | int:
-        bits = _MARK | len(marks)
-        text = bits.to_bytes(8, "little")
-        marks[text] = (place, kind)
-        return _DOUBLE.unpack(text)[0] if kind == "d" else bits
+    def mark(place: int) -> bytes:
+        text = (_MARK | len(marks)).to_bytes(8, "little")
+        marks[text] = place
+        return text
 
     for place, point in enumerate(points):
-        point.time_unix_nano = int(mark(time, "Q"))
-        point.as_double = mark(place if place < time else time + 1, "d")
+        point.time_unix_nano = int.from_bytes(mark(-1), "little")
+        point.as_double = _DOUBLE.unpack(mark(min(place, one)))[0]
     text = scope.SerializeToString()
     pieces: list[object] = []
     order: list[int] = []
     at: dict[int, int] = {}
     format_, begin = "<", 0
     for found in _MARKS.finditer(text):
-        place, kind = marks[found[0]]
-        if kind == "d":
-            # Its time was found just before, and the piece before that ends with the start.
+        place = marks[found[0]]
+        # A point's time comes right before its value, and the piece before that ends with the start.
+        assert (place < 0) == (len(pieces) % 4 == 0)
+        if place >= 0:
             at[place] = len(pieces) - 2
+            order.append(place)
         pieces += [text[begin : found.start()], None]
-        order.append(place)
-        format_ += f"{found.start() - begin}s{kind}"
+        format_ += f"{found.start() - begin}s{'Q' if place < 0 else 'd'}"
         begin = found.end()
-    assert len(order) == len(marks)
+    assert len(pieces) == 2 * len(marks)
     layout = Struct(f"{format_}{len(text) - begin}s")
     return [*pieces, text[begin:]], order, layout, [at[place] for place in range(counters)]

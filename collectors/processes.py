@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from wellfed.collectors.files import count, read
 
-__all__ = ["Busiest", "Stat", "Usage", "environment", "launcher", "owner", "parse_stat", "stat"]
+__all__ = ["Busiest", "Stat", "Usage", "children", "environment", "launcher", "owner", "parse_stat", "stat"]
 
 #: Reads between two looks at all threads and all children; and the threads of a process followed between.
 LOOK_AGAIN = 10
@@ -118,7 +118,8 @@ def _numbers(folder: str) -> list[int]:
         return []
 
 
-def _children(proc: str, pid: int) -> list[int]:
+def children(proc: str, pid: int) -> list[int]:
+    """What a process started and still runs; none where it is gone or the kernel does not tell."""
     found: list[int] = []
     for thread in _numbers(f"{proc}/{pid}/task"):
         try:
@@ -136,7 +137,7 @@ def _tree(proc: str, roots: Iterable[int]) -> list[int]:
         pid = pending.pop()
         if pid not in found:
             found[pid] = None
-            pending += _children(proc, pid)
+            pending += children(proc, pid)
     return list(found)
 
 

@@ -56,6 +56,7 @@ class Spool:
         self._memory: deque[Record] = deque()
         self._bytes = 0
         self._memory_bytes = 0
+        self._latest: Record | None = None
         self._next = 0
         if folder:
             self._recover(folder)
@@ -87,7 +88,8 @@ class Spool:
             self._retry()
             while self._files:
                 name, size = self._files[0]
-                record = self._read(name)
+                # What was written a moment ago is not read again to be sent.
+                record = self._latest if self._latest and self._latest.name == name else self._read(name)
                 if record is None:
                     self.corrupt += 1
                 elif time.time() - record.ts > self.max_age:
@@ -143,6 +145,7 @@ class Spool:
         self._next += 1
         self._files.append((name, len(content)))
         self._bytes += len(content)
+        self._latest = Record(name, ts, body) if len(self._files) == 1 else None
         return True
 
     def _read(self, name: str) -> Record | None:
@@ -181,6 +184,7 @@ class Spool:
         assert self.folder is not None
         self._files.popleft()
         self._bytes -= size
+        self._latest = None
         try:
             os.unlink(os.path.join(self.folder, name))
         except FileNotFoundError:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wellfed.collectors.files import Held, count
+from wellfed.collectors.files import Held, Recent, count, tell
 from wellfed.collectors.unwrap import Unwrap
 
 
@@ -51,3 +51,33 @@ def test_a_held_file_is_read_whole_and_again(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError):
         held.read(str(path))
+
+
+def test_files_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:
+    held = Held()
+    texts = {"a": b"1\n", "b": b"4: ACTIVE\n", "c": b"x" * 64, "d": b"y" * 9000}
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text)
+    paths = [str(tmp_path / name) for name in (*texts, "missing")]
+    for _ in range(2):
+        *found, error = held.together(str(tmp_path), paths)
+        assert found == list(texts.values())
+        assert isinstance(error, FileNotFoundError)
+    short = paths[:2]
+    for number in (5, 6):
+        (tmp_path / "a").write_text(f"{number}\n")
+        assert held.together(str(tmp_path), short) == [b"%d\n" % number, b"4: ACTIVE\n"]
+    held.close()
+
+
+def test_who_asks_for_what_was_just_read_gets_that_and_the_rest_from_the_disk(tmp_path: Path) -> None:
+    recent, folder = Recent(), str(tmp_path)
+    paths = [f"{folder}/{name}" for name in "abc"]
+    for path in paths[:2]:
+        Path(path).write_text("old")
+    assert recent.together(folder, paths, b"?") == [b"old", b"old", b"?"]
+    tell(folder, [paths[0]], [b"told"])
+    assert recent.together(folder, paths, b"?") == [b"told", b"old", b"?"]
+    # As many as before, and others.
+    tell(folder, paths[1:], [b"told", OSError(5, "Input/output error")])
+    assert recent.together(folder, paths, b"?") == [b"old", b"told", b"?"]

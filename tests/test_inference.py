@@ -17,7 +17,7 @@ from wellfed.collectors.endpoints import Endpoints
 from wellfed.collectors.fetch import target
 from wellfed.collectors.inference import Inference, parse
 from wellfed.collectors.inference_names import SERVERS
-from wellfed.collectors.listeners import listening
+from wellfed.collectors.listeners import gpus_behind, listening
 from wellfed.collectors.registry import Roots, Row
 
 VLLM_NEW = b"""\
@@ -270,6 +270,33 @@ def test_the_gpus_are_those_held_by_the_process_that_listens() -> None:
         (row,) = collector.read(roots, 0.0)
         collector.close()
     assert row.info["gpu"] == "GPU-a,GPU-b"
+
+
+def test_tgis_gpus_are_those_of_the_shards_beside_its_router(tmp_path: Path) -> None:
+    def process(pid: int, name: str, parent: int, *children: int, socket: str = "") -> None:
+        folder = tmp_path / str(pid)
+        (folder / "fd").mkdir(parents=True)
+        (folder / f"task/{pid}").mkdir(parents=True)
+        (folder / "stat").write_text(f"{pid} ({name}) S {parent} {' '.join('0' * 40)}\n")
+        (folder / f"task/{pid}/children").write_text(" ".join(map(str, children)))
+        if socket:
+            (folder / "fd/3").symlink_to(f"socket:[{socket}]")
+
+    process(10, "text-generation", 1, 11, 12)
+    process(11, "text-generation", 10, socket="4711")
+    process(12, "text-generation", 10, 13)
+    process(13, "python3", 12)
+    process(20, "bash", 1, 21, 22)
+    process(21, "python3", 20)
+    process(22, "router", 20, socket="4712")
+    (tmp_path / "net").mkdir()
+    line = "{0}: 0100007F:{1:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 {2} 1 0\n"
+    (tmp_path / "net/tcp").write_text(line.format(0, 3000, 4711) + line.format(1, 3001, 4712))
+    roots = Roots(str(tmp_path))
+    roots.board.hold("nvml", {"GPU-a": [13], "GPU-b": [12], "GPU-c": [21]})
+    assert gpus_behind(roots, target("http://127.0.0.1:3000")) == ["GPU-a", "GPU-b"]
+    # Beside each other below anything else is not enough.
+    assert gpus_behind(roots, target("http://127.0.0.1:3001")) == []
 
 
 def test_a_listening_socket_is_found_in_the_kernels_table(tmp_path: Path) -> None:
