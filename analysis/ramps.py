@@ -22,6 +22,7 @@ __all__ = [
     "META_OUT",
     "M_OUT",
     "NO_KERNEL",
+    "OTHERS_CPU",
     "OWN",
     "SHRUNK",
     "SLOW_PORT",
@@ -83,6 +84,16 @@ WORKERS = Ramp(
 THROTTLED = Ramp("throttled without using more CPU than before", SHRUNK, 0.05, 0.5)
 INGEST = pl.col("h_rx") - pl.col("m_read").fill_null(0)
 
+#: Where only the host's pressure is known it may be that of other programs: processes that hardly run while
+#: their reads explain the wait are waiting for those.
+OTHERS_CPU = Ramp(
+    "reads that explain the wait, of processes that hardly run, the job's own pressure unknown",
+    pl.when(pl.col("j_psi_cpu").is_null() & pl.col("h_psi_cpu").is_not_null()).then(
+        (1 - UNEXPLAINED) * (1 - ((pl.col("j_cpu_used") / pl.col("j_processes") - 0.3) / 0.3).clip(0, 1))
+    ),
+    0.3,
+    0.6,
+)
 #: A loop that waits for data which no disk, mount or network is delivering waits for its own workers.
 BY_EXCLUSION = Ramp(
     "data wait in the loop while disks, mounts and network are quiet",
