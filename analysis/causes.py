@@ -2,7 +2,7 @@
 
 A cause has a stable id (`storage.remote`), one family (which gives the dashboard its colour and two-letter
 code), one sentence of meaning, the next steps a tired operator can run (most effective first; `{job}`,
-`{host}`, `{gpu}`, `{resource}` are filled in by the finding) and the slug of its runbook page.
+`{host}`, `{gpu}`, `{resource}` are filled in by the finding) and its runbook: a page of the repository.
 A GPU that nobody holds and nobody queues for is UNALLOCATED: capacity, never loss, so it is not a cause.
 """
 
@@ -63,7 +63,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 
 def _cause(id_: str, family: str, title: str, meaning: str, *next_steps: str) -> Cause:
-    return Cause(id_, family, title, meaning, next_steps, id_.replace(".", "-"))
+    return Cause(id_, family, title, meaning, next_steps, f"docs/causes.md#{id_.replace('.', '-')}")
 
 
 _STORAGE = (

@@ -10,6 +10,8 @@ from typing import Any
 
 import polars as pl
 
+from wellfed.analysis.windows import finite
+
 __all__ = ["facts", "pressures"]
 
 #: Column of the answer -> counter it is the rate of.
@@ -36,7 +38,8 @@ def pressures(host: pl.LazyFrame, step: float) -> pl.LazyFrame:
         return pl.when(good & (delta >= 0)).then(delta / seconds)
 
     return (
-        host.unique(["host", "ts"], keep="last")
+        host.with_columns(finite())
+        .unique(["host", "ts"], keep="last")
         .sort("host", "ts")
         .select(
             "ts",

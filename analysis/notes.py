@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from wellfed.analysis.trouble import Episode, episode_of
+from wellfed.analysis.trouble import Episode, Handle, episode_of
 from wellfed.errors import UserError
 
 __all__ = ["ACKNOWLEDGE", "COMMENT", "FILE", "KINDS", "LONGEST", "MUTE", "Note", "Notes", "Standing"]
@@ -106,7 +106,7 @@ class Notes:
         self._lock = threading.Lock()
         self._all: dict[str, Note] = {}
         self._undone: set[str] = set()
-        self._by_handle: dict[tuple[str, str, str], list[Note]] = {}
+        self._by_handle: dict[Handle, list[Note]] = {}
         #: When a trouble came back after a note on it.
         self._back: dict[str, datetime] = {}
         #: One line on what of the file could not be read, "" for nothing.
@@ -136,7 +136,7 @@ class Notes:
         """
         episode = episode_of(finding)
         with self._lock:
-            near = {n.id: n for handle in episode.handles() for n in self._by_handle.get(handle, ())}
+            near = {n.id: n for handle in episode.sought() for n in self._by_handle.get(handle, ())}
             said = [
                 n
                 for n in sorted(near.values(), key=lambda n: n.at)
@@ -200,7 +200,7 @@ class Notes:
 
     def _keep(self, note: Note) -> None:
         self._all[note.id] = note
-        for handle in note.about.handles():
+        for handle in note.about.filed():
             self._by_handle.setdefault(handle, []).append(note)
         if note.undoes is not None:
             self._undone.add(note.undoes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 
 import polars as pl
 
@@ -65,7 +66,7 @@ def work(amounts: Mapping[str, pl.LazyFrame], used: pl.DataFrame) -> pl.DataFram
         .group_by("job")
         .agg(
             pl.col("steps").sum(),
-            *(pl.col(f"{c}_seconds").round(6).sum() for c in ("step", "eval")),
+            *(pl.col(f"{c}_seconds").sum() for c in ("step", "eval")),
         )
     )
     works = (
@@ -73,9 +74,13 @@ def work(amounts: Mapping[str, pl.LazyFrame], used: pl.DataFrame) -> pl.DataFram
         .filter(pl.col("job").is_not_null())
         .group_by("job")
         .agg(
-            pl.col("cpu_usage_seconds").round(6).sum().alias("cpu_seconds"),
-            pl.sum_horizontal("io_read_bytes", "io_write_bytes").sum().alias("io_bytes"),
-            pl.col("dt").round(6).sum().alias("cgroup_seconds"),
+            pl.col("cpu_usage_seconds").sum().alias("cpu_seconds"),
+            pl.sum_horizontal("io_read_bytes", "io_write_bytes")
+            .round()
+            .cast(pl.Int64, strict=False)
+            .sum()
+            .alias("io_bytes"),
+            pl.col("dt").sum().alias("cgroup_seconds"),
         )
     )
     told = tokens(amounts["step"], amounts["server"], used.lazy())
@@ -83,7 +88,11 @@ def work(amounts: Mapping[str, pl.LazyFrame], used: pl.DataFrame) -> pl.DataFram
     found = loops
     for part in (works, told, served):
         found = found.join(part, on="job", how="full", coalesce=True)
-    return found.select(list(WORK)).cast(WORK).sort("job").collect(engine="streaming")
+    # Whole thousandths: what the order of a sum changes is far below.
+    thousandths = pl.selectors.float().round(3)
+    return (
+        found.select(list(WORK)).cast(WORK).with_columns(thousandths).sort("job").collect(engine="streaming")
+    )
 
 
 def profiles(used: pl.DataFrame, split: pl.DataFrame, done: pl.DataFrame) -> Mapping[str, Profile]:
@@ -142,7 +151,7 @@ def _profile(row: Mapping[str, float | None]) -> Profile:
         "active", "sm", "tensor", "dram", "idle", "spin", "input_wait", "peer_wait", "evaluating",
         "cpu_cores", "io_bytes_per_second", "gpus", "steps", "servers",
     )  # fmt: skip
-    known = {name: float(value) for name in names if (value := row[name]) is not None and value == value}
+    known = {name: float(value) for name in names if (value := row[name]) is not None and isfinite(value)}
     kinds = sorted(_kinds(known).items(), key=lambda item: -item[1])
     (kind, best), (_, second) = kinds[0], kinds[1]
     if best < LEAST:

@@ -145,7 +145,7 @@ class Reader:
                 return 0.0
             _, best = max(counts)
             series = self.api.instant(f"count_over_time({every})", best)
-            chosen = series[:: math.ceil(len(series) / _LOOKED_AT)]
+            chosen = series[:: max(1, math.ceil(len(series) / _LOOKED_AT))]
             gaps = []
             for one in chosen:
                 exact = [

@@ -80,8 +80,8 @@ class Quantile(Operator):
         known = ~np.isnan(values)
         here, seen = slots[known], values[known]
         scaled = np.log(np.maximum(seen, np.exp(self.low))) if self.log else seen
-        bins = ((scaled - self.low) / (self.high - self.low) * self.bins).astype(np.int64)
-        bins = np.clip(bins, 0, self.bins - 1)
+        placed = (scaled - self.low) / (self.high - self.low) * self.bins
+        bins = np.clip(placed, 0, self.bins - 1).astype(np.int64)
         first = total[here] == 0
         at[here[first]] = bins[first]
         counts[here, bins] += 1

@@ -15,13 +15,17 @@ from typing import Any
 
 from wellfed.analysis.episodes import RECUR_WINDOWS, RECURRING
 
-__all__ = ["Episode", "episode_of", "find", "key", "trouble"]
+__all__ = ["Episode", "Handle", "episode_of", "find", "key", "trouble"]
 
 #: Two diagnoses of one episode differ in its ends by less than this: of what comes and goes, by a pause.
 SLACK, PAUSE = timedelta(minutes=2), timedelta(seconds=10 * RECUR_WINDOWS)
 #: Names that an episode without a job or resource keeps.
 _NAMES = 512
 _STAMP = "%Y%m%dT%H%M%SZ"
+
+
+#: (cause, kind, name)
+Handle = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,21 @@ class Episode:
         """By how much another diagnosis may differ in its ends."""
         return PAUSE if self.cause in RECURRING else SLACK
 
-    def handles(self) -> list[tuple[str, str, str]]:
-        """Names under which `concerns` can hold; episodes without a common one are different troubles."""
-        named = [(self.cause, "job", self.job), (self.cause, "resource", self.resource)]
-        return [(c, kind, name) for c, kind, name in named if name is not None] or [
-            (self.cause, "gpu", gpu) for gpu in self.gpus
-        ]
+    def filed(self) -> list[Handle]:
+        """Names under which to keep something about the trouble."""
+        if self.job is None and self.resource is None:
+            return [(self.cause, "gpu", gpu) for gpu in self.gpus]
+        whose = "a job's resource" if self.job is not None else "resource"
+        named = (("job", self.job), (whose, self.resource))
+        return [(self.cause, kind, name) for kind, name in named if name is not None]
+
+    def sought(self) -> list[Handle]:
+        """Names under which everything about the trouble was kept, and little else."""
+        if self.job is None and self.resource is not None:
+            return [*self.filed(), (self.cause, "a job's resource", self.resource)]
+        if self.job is not None and self.resource is not None:
+            return [(self.cause, "job", self.job), (self.cause, "resource", self.resource)]
+        return self.filed()
 
 
 def episode_of(finding: Mapping[str, Any]) -> Episode:

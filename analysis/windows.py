@@ -14,7 +14,7 @@ import polars as pl
 from wellfed.analysis.schema import keys
 from wellfed.collectors.catalog import TABLES, Table
 
-__all__ = ["STEP", "amounts", "boots", "carried", "native_step", "on_grid", "step_of"]
+__all__ = ["STEP", "amounts", "boots", "carried", "finite", "native_step", "on_grid", "step_of"]
 
 #: Seconds of a window.
 STEP = 10.0
@@ -41,6 +41,12 @@ def step_of(tables: Mapping[str, pl.LazyFrame]) -> float | None:
         if gaps is not None:
             return max(STEP, float(round(gaps / 1000)))
     return None
+
+
+def finite() -> pl.Expr:
+    """All numbers of a table; what is not finite was not measured."""
+    numbers = pl.selectors.float()
+    return pl.when(numbers.is_finite()).then(numbers)
 
 
 def on_grid(step: float) -> pl.Expr:
@@ -101,7 +107,7 @@ def _placed(
     rows: pl.LazyFrame, by: list[str], step: float, boots: pl.LazyFrame | None, carry: pl.LazyFrame | None
 ) -> pl.LazyFrame:
     """Rows on the grid, one a thing and window, after those carried (`_old`), with the host's `_boot`."""
-    placed = rows.with_columns(pl.col("ts").alias("_at"), on_grid(step).alias("ts"))
+    placed = rows.with_columns(finite(), pl.col("ts").alias("_at"), on_grid(step).alias("ts"))
     if boots is None:
         placed = placed.with_columns(pl.lit(None, pl.Float64).alias("_boot"))
     else:

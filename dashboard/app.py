@@ -98,11 +98,13 @@ def _render(app: Dash, source: Source, notes: Notes) -> None:
         if key == seen:
             raise PreventUpdate
         made = parse(path, view)
+        # The form of the range may be under the hand: it changes with the address alone.
+        moved = not isinstance(seen, list) or seen[:4] != key[:4]
         return (
             list(made.main),
             list(made.crumbs),
             navigation(view),
-            pick(view),
+            pick(view) if moved else no_update,
             banner(view),
             facts(view),
             key,

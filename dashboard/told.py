@@ -18,6 +18,7 @@ from wellfed.dashboard.words import Number, ago, evidence_text, family, hours, m
 
 __all__ = [
     "confidence",
+    "do_next",
     "evidence",
     "finding_link",
     "findings_table",
@@ -65,6 +66,16 @@ def wanted(view: View, findings: Iterable[Mapping[str, Any]]) -> list[Mapping[st
 def opened(view: View) -> list[Mapping[str, Any]]:
     """Findings that are open and not muted."""
     return [f for f in view.document["findings"] if f["end"] is None and view.standing(f).muted is None]
+
+
+def do_next(view: View, job: str = "") -> Component:
+    """What the costliest finding, of all or of a job, says to do first, as a link to it; None without one."""
+    findings = (f for f in view.document["findings"] if not job or f["scope"]["job"] == job)
+    found = next((f for f in findings if f["next_steps"]), None)
+    if found is None:
+        return None
+    step = found["next_steps"][0]
+    return dcc.Link(step, href=finding_link(view, found), className="quiet", title=step)
 
 
 def severity(name: str) -> Component:

@@ -170,6 +170,10 @@ def prometheus_rule() -> str:
     return head + "".join(f"  {line}" if line.strip() else line for line in body.splitlines(keepends=True))
 
 
+#: What stands in a remedy for what a finding would name.
+PLACES = {name: name.upper() for name in ("job", "host", "gpu", "resource")}
+
+
 def causes() -> str:
     """Every cause: what it means, when it is named, why that must hold, what to do."""
     lines = [
@@ -187,7 +191,8 @@ def causes() -> str:
 
 
 def _cause(cause: Cause) -> list[str]:
-    lines = [f"### `{cause.id}`: {cause.title}", "", cause.meaning]
+    anchor = cause.runbook.partition("#")[2]
+    lines = [f'<a id="{anchor}"></a>', "", f"### `{cause.id}`: {cause.title}", "", cause.meaning]
     rule = by_cause().get(cause.id)
     if rule is not None:
         lines += ["", f"**Why the rule holds.** {rule.why}", ""]
@@ -200,7 +205,7 @@ def _cause(cause: Cause) -> list[str]:
         "",
         "**What to do.**",
         "",
-        *(f"{n}. {step}" for n, step in enumerate(cause.next_steps, 1)),
+        *(f"{n}. {step.format(**PLACES)}" for n, step in enumerate(cause.next_steps, 1)),
     ]
 
 

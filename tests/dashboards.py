@@ -54,6 +54,15 @@ def simulated_fleet(gpus: int = 80, duration: float = 900) -> Fixed:
     return Fixed(tables, diagnose(tables, price=2.5))
 
 
+def one_host() -> Fixed:
+    """A machine without a GPU."""
+    made = fleet(seed=3, gpus=80, duration=300, end=NOW)
+    tables = {name: frame.filter(pl.col("host") == "r01-n01").lazy() for name, frame in made.tables.items()}
+    tables["gpu"] = tables["gpu"].clear()
+    tables["step"] = tables["step"].clear()
+    return Fixed(tables, diagnose(tables))
+
+
 def no_data() -> Fixed:
     """A range in which nothing reported."""
     tables = {name: pl.LazyFrame(schema=schema(table)) for name, table in TABLES.items()}

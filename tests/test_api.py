@@ -176,8 +176,9 @@ def test_a_finding_is_acknowledged_muted_commented_on_and_all_of_it_taken_back(s
         assert hub.get(f"{API}/summary").json["findings"]["muted"] == 1
         hub.ask("POST", f"{path}/notes", {"kind": "comment", "text": EVIL})
         assert [n["text"] for n in hub.get(path).json["standing"]["notes"]] == ["on it", "", EVIL]
-        key = hub.get(path).json["standing"]["key"]
-        assert hub.get(f"{API}/findings/{key}").json["id"] == finding["id"]
+        names = hub.get(path).json["standing"]
+        for name in (names["key"], names["trouble"]):
+            assert hub.get(f"{API}/findings/{name}").json["id"] == finding["id"]
         assert hub.ask("DELETE", f"{API}/notes/{muted['id']}").json["undoes"] == muted["id"]
         assert hub.ask("DELETE", f"{API}/notes/{muted['id']}").status == 404
         assert state() == "acknowledged"

@@ -1,5 +1,7 @@
 """The taxonomy is complete and consistent."""
 
+from programs import ROOT
+
 from wellfed.analysis.causes import CAUSES, FAMILIES, UNALLOCATED, family_of
 
 TAXONOMY = [
@@ -44,6 +46,9 @@ def test_every_cause_has_a_known_family_next_steps_and_its_own_runbook() -> None
         assert cause.next_steps
         assert cause.meaning.endswith(".")
     assert len({c.runbook for c in CAUSES.values()}) == len(CAUSES)
+    for cause in CAUSES.values():
+        page, anchor = cause.runbook.split("#")
+        assert f'<a id="{anchor}"></a>' in (ROOT / page).read_text("utf-8")
 
 
 def test_every_family_has_a_cause_and_its_own_code() -> None:

@@ -373,3 +373,18 @@ def test_silent_mounts_and_networks_are_no_numbers_and_poison_nothing() -> None:
     json.dumps(diagnosis.document, allow_nan=False)
     assert diagnosis.document["totals"]["lost_seconds"] == pytest.approx(0.6 * 390, rel=0.05)
     sums(diagnosis)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), 1e300])
+def test_a_number_that_is_none_was_not_measured(wrong: float) -> None:
+    made = simulate("storage-and-cpu", seed=3, gpus=8, duration=600)
+    seventh = pl.int_range(pl.len()) % 7 == 0
+    spoilt = {
+        name: frame.with_columns(pl.when(~seventh).then(pl.selectors.float()).otherwise(wrong))
+        for name, frame in made.tables.items()
+    }
+    document = diagnose(tables(**{name: frame.lazy() for name, frame in spoilt.items()})).document
+    json.dumps(document, allow_nan=False)
+    totals = document["totals"]
+    assert sum(totals["by_cause"].values()) == pytest.approx(totals["lost_seconds"])
+    assert 0 < totals["lost_seconds"] <= totals["covered_seconds"]

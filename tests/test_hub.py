@@ -167,6 +167,19 @@ def test_too_large_is_for_good_and_too_many_is_for_later(hub: Hub, monkeypatch: 
     assert (hub.receiver.rejected["size"], hub.receiver.rejected["busy"]) == (1, 2)
 
 
+def test_the_more_are_turned_away_the_later_they_should_come_back(hub: Hub) -> None:
+    few = [hub.ingest._after(float(second)) for second in range(20)]
+    many = [hub.ingest._after(30.0 + number / 400) for number in range(4000)]
+    calm = [hub.ingest._after(300.0 + second) for second in range(20)]
+    assert max(few) <= 5
+    assert max(calm) <= 5
+    assert min(many) >= 1
+    assert max(many) == 60
+    # Those of the last second come back at about the rate that the hub can bear.
+    last = many[-400:]
+    assert len(last) / (sum(last) / len(last)) < 20
+
+
 def test_room_is_given_back_whatever_became_of_the_request(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "MAX_PENDING", 3 * len(body()))
     for _ in range(5):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wellfed.analysis.notes import Notes
-from wellfed.analysis.trouble import find, key, trouble
+from wellfed.analysis.trouble import episode_of, find, key, trouble
 from wellfed.errors import UserError
 
 START = datetime.now(UTC) - timedelta(minutes=30)
@@ -197,3 +197,20 @@ def test_a_full_disk_keeps_neither_the_note_nor_half_a_line(
 def test_a_file_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read the notes"):
         Notes(str(tmp_path))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_what_concerns_an_episode_is_found_under_its_names(data: st.DataObject) -> None:
+    def some() -> dict[str, Any]:
+        name = st.none() | st.sampled_from(["x", "y"])
+        names = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, unique=True)
+        return finding(
+            job=data.draw(name), resource=data.draw(name), gpus=data.draw(names), hosts=data.draw(names)
+        )
+
+    one, two = episode_of(some()), episode_of(some())
+    assert one.concerns(two) == two.concerns(one)
+    if one.concerns(two):
+        assert set(one.filed()) & set(two.sought())
+        assert set(two.filed()) & set(one.sought())

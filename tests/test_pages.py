@@ -365,3 +365,11 @@ def test_what_the_hub_refused_is_told_with_what_to_do(source: Fixed) -> None:
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {row["Reason"]: float(row["Points"]) for row in rows} == made.made.refused
     assert all(row["What to do"] for row in rows)
+
+
+def test_a_machine_without_a_gpu_has_every_page() -> None:
+    machine = dashboards.one_host()
+    assert machine.diagnosis.document["gpus"] == []
+    for path in dashboards.paths(machine):
+        assert rendered(machine, path)
+    assert "See GPUs without having any" in rendered(machine, "/")

@@ -125,6 +125,20 @@ def test_a_warning_of_any_kind_is_one_line(said: object) -> None:
     assert len(line.splitlines()) == 1
 
 
+def test_a_rhythm_that_cannot_be_seen_is_the_default(tmp_path: Path) -> None:
+    # What `make chaos` found: a range query has samples, the instant query at the same time has none.
+    held = Held({"node_load1": [own(gauge(1.5))]})
+
+    def blind(path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
+        if path.endswith("/query"):
+            return success({"resultType": "vector", "result": []})
+        return held(path, query, headers)
+
+    with serving(blind) as url:
+        got = read(Reader(server(url)), START, END, str(tmp_path))
+    assert (got.step, got.tables["host"].collect()["load1"].to_list()) == (10.0, [1.5] * 6 * MINUTES)
+
+
 @pytest.mark.parametrize("at", [-1, 1e300, float("nan")])
 def test_a_sample_of_no_time_is_refused(at: float) -> None:
     # What `make chaos` found.

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import math
 import os
 import random
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,8 +29,13 @@ MAX_PENDING = 64 << 20
 MAX_WAITING = 256
 #: Threads that decompress and decode; each may hold MAX_BODY.
 DECODERS = 2
-#: Seconds within which a sender that was turned away should come back: spread, so that they come apart.
+#: Seconds within which a sender that was turned away should come back: spread, so that they come apart. The
+#: more were turned away of late, the longer, so that no more than so many a second come back.
 COME_BACK = (1, 5)
+LONGEST = 60
+RETURNS = 50
+#: Seconds that being turned away is remembered.
+LATE = 10.0
 #: Seconds a sender waits while the disk is full.
 DISK_WAIT = 30
 
@@ -87,6 +94,8 @@ class Ingest:
         self._token = token
         self._pending = 0
         self._waiting = 0
+        self._crowd = 0.0
+        self._crowd_at = 0.0
         self._threads = ThreadPoolExecutor(DECODERS, "wellfed-decode")
 
     def close(self) -> None:
@@ -111,7 +120,7 @@ class Ingest:
             raise RefusedError(413, f"a request may have {MAX_REQUEST} bytes")
         if self._pending + size > MAX_PENDING or self._waiting >= MAX_WAITING:
             self._receiver.reject("busy")
-            raise RefusedError(429, "too many requests under way", random.randint(*COME_BACK))
+            raise RefusedError(429, "too many requests under way", self._after(time.monotonic()))
         self._pending += size
         self._waiting += 1
 
@@ -119,6 +128,13 @@ class Ingest:
         """Gives back what reserve() took."""
         self._pending -= size
         self._waiting -= 1
+
+    def _after(self, now: float) -> int:
+        """Seconds after which one more sender that is turned away should come back."""
+        self._crowd = 1.0 + self._crowd * math.exp((self._crowd_at - now) / LATE)
+        self._crowd_at = now
+        soonest, latest = COME_BACK
+        return random.randint(soonest, min(LONGEST, max(latest, int(2 * self._crowd / RETURNS))))
 
     async def take(self, body: bytes, *, gzip: bool = False, json: bool = False) -> Decoded:
         """Stores a request's rows and returns when they are on disk. Raises RefusedError."""

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import polars as pl
 
-from wellfed.analysis.trouble import key
+from wellfed.analysis.trouble import key, trouble
 from wellfed.collectors.catalog import TABLES
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, reporting
@@ -88,6 +88,7 @@ def finding(view: View, item: _Item) -> dict[str, Any]:
     return {
         **item,
         "standing": {
+            "trouble": trouble(item),
             "key": key(item),
             "state": holds.state,
             "muted_until": _iso(holds.muted.until if holds.muted else None),

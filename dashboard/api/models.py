@@ -137,7 +137,8 @@ class NewNote(BaseModel):
 
 
 class Standing(_Open):
-    key: str = Field(description="a name of the finding that holds in every range")
+    trouble: str = Field(description="the same in every range, also when the trouble comes back")
+    key: str = Field(description="finds this episode of the trouble in every range; its end is the start")
     state: Literal["new", "acknowledged", "muted"]
     muted_until: datetime | None
     notes: list[Note]

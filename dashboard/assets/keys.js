@@ -27,18 +27,28 @@
     opens = all[row].dataset.href;
   }
 
-  /* The chosen row after an update, wherever it is now. */
+  /* What a row is about: the key of a finding ends with its start, which moves with a live range. */
+  function about(href) { return href.split("?")[0].replace(/-\d{8}T\d{6}Z$/, ""); }
+
+  /* Where the chosen row is now, -1 when it is gone. */
+  function where(all) {
+    if (!opens) return -1;
+    var exact = all.findIndex(function (r) { return r.dataset.href === opens; });
+    return exact >= 0 ? exact : all.findIndex(function (r) { return about(r.dataset.href) === about(opens); });
+  }
+
+  /* The chosen row after an update. */
   function chooseAgain() {
-    row = -1;
-    rows().forEach(function (r, n) {
-      r.classList.toggle("chosen", r.dataset.href === opens);
-      if (r.dataset.href === opens) row = n;
-    });
+    var all = rows();
+    row = where(all);
+    all.forEach(function (r, n) { r.classList.toggle("chosen", n === row); });
+    if (row >= 0) opens = all[row].dataset.href;
   }
 
   /* What the chosen row opens, null without one. */
   api.chosen = function () {
-    return opens && rows().some(function (r) { return r.dataset.href === opens; }) ? opens : null;
+    var all = rows(), n = where(all);
+    return n < 0 ? null : all[n].dataset.href;
   };
 
   function shift(way) {

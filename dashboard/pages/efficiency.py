@@ -19,6 +19,7 @@ from wellfed.dashboard.parts import (
     verdict,
 )
 from wellfed.dashboard.spending import Spent, by_cause, by_owner, capacity
+from wellfed.dashboard.told import do_next
 from wellfed.dashboard.view import Component, Page, View
 from wellfed.dashboard.waterfall import fall
 from wellfed.dashboard.words import amount, family, hours, money, share, title, whole
@@ -61,7 +62,8 @@ def _sentence(view: View, owned: Sequence[Spent], what: str) -> list[Component]:
     )
     first = owned[0] if owned and owned[0].lost > 0 else None
     who = f"; {what.lower()} {first.name} lost most: {hours(first.lost)} GPU-hours." if first else "."
-    return [lead, f", {lost} of what was measured{who}"]
+    step = do_next(view)
+    return [lead, f", {lost} of what was measured{who}", *([" Do first: ", step, "."] if step else [])]
 
 
 def energy(joules: float | None) -> str:

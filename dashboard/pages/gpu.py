@@ -99,7 +99,7 @@ def _signals(
                 [str(p["index"] or n), html.Span(className=f"mini {_tone(p)}")],
                 href=view.here().replace(view.path, gpu_path(host, p), 1),
                 className="gsel on" if p is found else "gsel",
-                title=f"GPU {p['index'] or p['gpu']}: {share(p['au'])} productive",
+                title=f"GPU {p['index'] or p['gpu']}: {share(p['au'])} productive{_mostly(p)}",
             )
             for n, p in enumerate(peers)
         ],
@@ -188,11 +188,20 @@ def _panes(view: View, host: str, base: Signals) -> list[Pane]:
     return [Pane(name, lines, top) for name, lines, top in pairs]
 
 
+def _worst(gpu: Mapping[str, Any]) -> str | None:
+    """The cause that it lost most to, None when it lost little."""
+    little = not gpu["covered_seconds"] or gpu["lost_seconds"] < 0.1 * gpu["covered_seconds"]
+    return None if little else max(gpu["by_cause"], key=gpu["by_cause"].get, default=None)
+
+
 def _tone(gpu: Mapping[str, Any]) -> str:
-    worst = max(gpu["by_cause"], key=gpu["by_cause"].get, default=None)
-    if worst is None or not gpu["covered_seconds"] or gpu["lost_seconds"] < 0.1 * gpu["covered_seconds"]:
-        return "f-none"
-    return family_class(family(worst))
+    worst = _worst(gpu)
+    return "f-none" if worst is None else family_class(family(worst))
+
+
+def _mostly(gpu: Mapping[str, Any]) -> str:
+    worst = _worst(gpu)
+    return "" if worst is None else f", lost most to {title(worst).lower()}"
 
 
 def _panel(view: View, gpu: Mapping[str, Any], rank: str | None) -> Component:

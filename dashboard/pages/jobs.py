@@ -9,6 +9,7 @@ from dash import dcc, html
 
 from wellfed.dashboard.facts import owners
 from wellfed.dashboard.parts import Column, bar, card, cause_label, chips, sortable, table, verdict
+from wellfed.dashboard.told import do_next
 from wellfed.dashboard.view import ROWS, Component, Page, View, job_path
 from wellfed.dashboard.words import family, hours, money, share, whole
 
@@ -22,8 +23,9 @@ _COLUMNS = (
     Column("Productive", "au", number=True),
     Column("GPU-h lost", "lost", number=True),
     Column("Cost", number=True),
-    Column("Mostly", wide=True),
-    Column("Share of all loss", wide=True),
+    Column("Mostly"),
+    Column("Share of all loss"),
+    Column("Do next", wide=True),
 )
 
 
@@ -87,6 +89,7 @@ def _row(view: View, job: Mapping[str, Any], team: str, total: float) -> tuple[C
         money(job["cost_lost"]),
         mostly(job),
         bar(job["lost_seconds"] / total, family(worst) if worst else "", share(job["lost_seconds"] / total)),
+        do_next(view, job["job"]) or "–",
     )
 
 

@@ -117,6 +117,13 @@ def test_pages_without_data(page: Page) -> None:
             assert violations(page) == [], known.path
 
 
+def test_pages_of_a_machine_without_a_gpu(page: Page) -> None:
+    with serving(create_app(Aged(dashboards.one_host())).server) as asked:
+        for path in ("/", "/findings", "/pipeline", "/storage", "/hosts", "/host/r01-n01"):
+            show(page, asked.url + path)
+            assert violations(page) == [], path
+
+
 def test_pages_whose_data_is_old(fleet: Fixed, page: Page) -> None:
     with serving(create_app(Aged(fleet, age=600)).server) as asked:
         for path in ("/", "/findings", "/gpu/r01-n01/0"):

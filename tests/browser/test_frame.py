@@ -130,6 +130,48 @@ def test_a_page_that_fails_keeps_what_it_showed_under_a_banner(source: Fixed, vi
     visit.clean()
 
 
+def test_the_chosen_finding_stays_chosen_while_the_range_moves(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    shown = Shown(fresh(source))
+    with served(shown) as (address, _):
+        page = visit.open(address + "/findings")
+        page.wait_for_selector("main tr[data-href]")
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        chosen = page.get_attribute("main tr.chosen", "data-href")
+        document = source.diagnosis.document
+        moved = [
+            {
+                **f,
+                "id": f"{n}",
+                "start": (datetime.fromisoformat(f["start"]) + timedelta(minutes=1)).isoformat(),
+            }
+            for n, f in enumerate(document["findings"][1::-1])
+        ]
+        diagnosis = replace(source.diagnosis, document={**document, "findings": moved})
+        shown.made = replace(fresh(source), diagnosis=diagnosis, revision=9, _derived={})
+        page.wait_for_selector(f"main tr[data-href='{chosen}']", state="detached")
+        page.wait_for_selector(f"main tr.chosen[data-href^='{chosen.rpartition('-')[0]}']")
+        assert page.locator("main tr.chosen").count() == 1
+    visit.clean()
+
+
+def test_a_page_that_takes_long_shows_its_bones_and_then_its_data(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
+    class Slow(Shown):
+        def answer(self, wanted: Range) -> Answer:
+            assert ready.wait(60)
+            return super().answer(wanted)
+
+    ready = threading.Event()
+    with served(Slow(fresh(source))) as (address, _):
+        visit.page.goto(address + "/jobs")
+        visit.page.wait_for_selector("main .bones .bone")
+        assert visit.page.locator("#verdict").count() == 0
+        ready.set()
+        visit.page.wait_for_selector("#verdict")
+        assert visit.page.locator("main .bones").count() == 0
+    visit.clean()
+
+
 def test_old_data_is_dimmed_and_says_its_age(source: Fixed, visit) -> None:  # type: ignore[no-untyped-def]
     with served(Shown(fresh(source, age=125))) as (address, _):
         page = visit.open(address + "/")
