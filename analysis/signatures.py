@@ -389,11 +389,8 @@ CERTAIN: Sequence[Signature] = (
 
 
 #: What a straggler needs that is not the victim's own waiting: the job's ranks fall in two groups.
-LATE = Signature(
-    "straggler",
-    need=next(s.need for s in SIGNATURES if s.cause == "straggler")[1:],
-    contra=next(s.contra for s in SIGNATURES if s.cause == "straggler"),
-)
+_STRAGGLER = next(s for s in SIGNATURES if s.cause == "straggler")
+LATE = Signature("straggler", need=_STRAGGLER.need[1:], contra=_STRAGGLER.contra)
 
 
 def by_cause() -> Mapping[str, Signature]:

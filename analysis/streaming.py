@@ -27,9 +27,12 @@ from wellfed.prices import Prices
 __all__ = ["LOOK_BACK", "ROWS", "Stream", "Streaming"]
 
 #: How much of the store a start replays: so long, and so many windows of GPUs, at most; at least SHORTEST.
+#: What comes later than LOOK_BACK is stored and not judged.
 LOOK_BACK = timedelta(hours=2)
 SHORTEST = timedelta(minutes=3)
 ROWS = 500_000
+#: Windows up to this many are judged in one piece.
+LONG = 60
 
 _MARKS = pl.Schema({"host": pl.String(), "_mark": TS})
 _MODELS = pl.Schema({"host": pl.String(), "gpu": pl.String(), "model": pl.String()})
@@ -89,13 +92,17 @@ class Streaming:
     def update(self, until: datetime, since: datetime | None) -> Verdict | None:
         """See Judge. Raises OSError when the store cannot be read."""
         arrived = self._store.arrived()
-        if self._stream is None:
+        # What fails half way leaves nothing behind: the next update starts over from the store.
+        stream, self._stream = self._stream, None
+        if stream is None:
             return self._begin(until, since)
-        step = timedelta(seconds=self._stream.state.step)
+        step = timedelta(seconds=stream.state.step)
         end = _floor(until, step)
-        begin = min(self._until, arrived - step if arrived else self._until)
-        tables = self._rows(begin, end, self._stream.state.step)
-        return self._judge(self._stream, tables, end, until, long=end - begin > 60 * step)
+        begin = max(until - LOOK_BACK, min(self._until, arrived - step if arrived else self._until))
+        tables = self._rows(begin, end, stream.state.step)
+        verdict = self._judge(stream, tables, end, until, long=end - begin > LONG * step)
+        self._stream = stream
+        return verdict
 
     def _begin(self, until: datetime, since: datetime | None) -> Verdict | None:
         back = timedelta(seconds=STEP * ROWS / max(1, self._gpus(until)))

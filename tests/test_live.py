@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from wellfed.analysis import streaming
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.diagnose import diagnose
 from wellfed.analysis.live import Live, settled
@@ -117,6 +118,25 @@ def test_a_host_that_comes_late_is_counted_when_it_comes(tmp_path: Path) -> None
         counted = totals(live, "gpu_seconds", "host")
         assert len(counted) == 4
         assert counted[late] == pytest.approx(max(counted.values()))
+
+
+def test_a_window_that_could_not_be_judged_is_judged_with_the_next(
+    starved: Mapping[str, pl.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path / "s") as store:
+        live = Live(store, Streaming(store))
+        store.append(part(starved, END - timedelta(hours=1), MINUTES[3]))
+        live.update(MINUTES[3])
+        store.append(part(starved, MINUTES[3], MINUTES[4]))
+        with monkeypatch.context() as patch:
+            patch.setattr(streaming, "map_segment", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                live.update(MINUTES[4])
+        store.append(part(starved, MINUTES[4], END))
+        live.update(END)
+        said = document(store)
+    assert totals(live, "gpu_seconds")[""] == pytest.approx(said["totals"]["gpu_seconds"])
+    assert totals(live, "lost_gpu_seconds", "cause") == pytest.approx(said["totals"]["by_cause"])
 
 
 def test_series_of_gpus_and_jobs_that_are_gone_end_after_an_hour(
