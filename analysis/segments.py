@@ -188,7 +188,7 @@ def encode_sealed(frame: pl.DataFrame, last_seq: int) -> memoryview:
     frame.write_parquet(
         buffer,
         compression="zstd",
-        compression_level=1,
+        compression_level=6,
         row_group_size=ROW_GROUP,
         metadata={_THROUGH: str(last_seq), _CRC: _NO_CRC.decode()},
     )
