@@ -69,7 +69,7 @@ def opened(view: View) -> list[Mapping[str, Any]]:
 
 
 def do_next(view: View, job: str = "", host: str = "") -> Component:
-    """What the costliest finding (of a job, of a host) says to do first, as a link to it; None without one."""
+    """What the costliest finding (of a job, a host) says to do first, as a link to it; None without one."""
     found = next(
         (
             finding
