@@ -113,8 +113,10 @@ def profiles(used: pl.DataFrame, split: pl.DataFrame, done: pl.DataFrame) -> Map
             ),
         )
     )
+    # Whole microseconds: their sum does not depend on the order of rows.
+    lost = (1e6 * pl.col("lost_seconds")).round().cast(pl.Int64)
     waits = split.group_by("job").agg(
-        pl.col("lost_seconds").filter(pl.col("cause").is_in(causes)).sum().alias(name)
+        (lost.filter(pl.col("cause").is_in(causes)).sum() / 1e6).alias(name)
         for name, causes in (("input_wait", INPUT), ("peer_wait", PEERS))
     )
     rows = (

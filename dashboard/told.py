@@ -68,10 +68,18 @@ def opened(view: View) -> list[Mapping[str, Any]]:
     return [f for f in view.document["findings"] if f["end"] is None and view.standing(f).muted is None]
 
 
-def do_next(view: View, job: str = "") -> Component:
-    """What the costliest finding, of all or of a job, says to do first, as a link to it; None without one."""
-    findings = (f for f in view.document["findings"] if not job or f["scope"]["job"] == job)
-    found = next((f for f in findings if f["next_steps"]), None)
+def do_next(view: View, job: str = "", host: str = "") -> Component:
+    """What the costliest finding (of a job, a host) says to do first, as a link to it; None without one."""
+    found = next(
+        (
+            finding
+            for finding in view.document["findings"]
+            if finding["next_steps"]
+            and (not job or finding["scope"]["job"] == job)
+            and (not host or host in finding["scope"]["hosts"])
+        ),
+        None,
+    )
     if found is None:
         return None
     step = found["next_steps"][0]

@@ -14,6 +14,7 @@ from wellfed.dashboard.figures import Line
 from wellfed.dashboard.panes import Pane, panes
 from wellfed.dashboard.parts import Column, card, missing, sortable, table, time_plot, verdict
 from wellfed.dashboard.series import aligned, gather
+from wellfed.dashboard.told import do_next
 from wellfed.dashboard.twins import pane_lines, series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, host_path
 from wellfed.dashboard.words import count, share, whole
@@ -55,11 +56,12 @@ def body(view: View) -> Page:
             dcc.Link(h["host"], href=view.to(host_path(h["host"]))),
             *(share(h.get(column.key)) for column in _RATIOS),
             whole(len(gpus.get(h["host"], ()))),
+            do_next(view, host=h["host"]) or "–",
         )
         for h in view.first(ordered)
     ]
     found = table(
-        (Column("Host", "host"), *_RATIOS, Column("GPUs", number=True)),
+        (Column("Host", "host"), *_RATIOS, Column("GPUs", number=True), Column("Do next", wide=True)),
         rows,
         ["No host reports yet. Start one: ", html.Code("wellfed up")],
         "Hosts by pressure",

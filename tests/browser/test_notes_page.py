@@ -103,8 +103,10 @@ def test_notes_are_taken_by_keyboard_alone(source, notes, hub, visit) -> None:  
     page.keyboard.press("n")
     page.wait_for_selector("dialog#say[open]")
     page.keyboard.type("filer is being replaced, m and a are letters here")
-    page.keyboard.press("Control+Enter")
+    with page.expect_response(lambda answer: "_dash-update-component" in answer.url):
+        page.keyboard.press("Control+Enter")
     page.wait_for_selector("dialog#say[open]", state="detached")
+    page.wait_for_selector("main tr.chosen")
     page.keyboard.press("m")
     page.wait_for_selector(".chip:has-text('Muted 1')")
     said = [(n.kind, n.about.cause, n.text) for n in notes.history()[::-1]]
