@@ -35,7 +35,8 @@ def blame(
     execution, round_trip: seconds of all operations in a time; array: mean latency that the array itself
     reports, in seconds, None where it does not.
     """
-    if operations <= 0 or execution <= 0 or round_trip <= 0:
+    # A mean below a nanosecond is no time that anything takes.
+    if operations <= 0 or execution <= 0 or round_trip <= 1e-9 * operations:
         return None, None
     queued, twice = 1 - round_trip / execution, retransmits / operations
     if queued > QUEUE_SHARE:

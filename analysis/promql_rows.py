@@ -79,7 +79,9 @@ def rows(answers: Iterable[Answer], grid: Grid, carry: Carry) -> dict[tuple[str,
             block.add(answer)
     frames: dict[tuple[str, str], list[pl.DataFrame]] = {}
     for (table, family, _), block in blocks.items():
-        frames.setdefault((table, family), []).append(block.frame())
+        # What no double holds is infinite, and so not measured.
+        with np.errstate(over="ignore", invalid="ignore"):
+            frames.setdefault((table, family), []).append(block.frame())
     return {place: pl.concat(parts) for place, parts in frames.items()}
 
 
