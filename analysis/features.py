@@ -130,10 +130,8 @@ def _host(host: pl.DataFrame) -> pl.DataFrame:
         h_psi_io=_rate("psi_io_some_seconds"),
         h_psi_memory=_rate("psi_memory_full_seconds"),
         h_cpu_busy=_rate("cpu_busy_seconds") / pl.col("cpu_count"),
-        h_iowait=_rate("cpu_iowait_seconds") / pl.col("cpu_count"),
         h_cpus="cpu_count",
         h_rx=_rate("net_rx_bytes"),
-        h_retrans=pl.col("tcp_retransmits") / pl.col("tcp_segments_out"),
         h_faults=_rate("major_faults"),
         h_swap=_rate("swap_in_bytes"),
     )
@@ -176,7 +174,6 @@ def _mounts(mount: pl.DataFrame, track: Track) -> pl.DataFrame:
         m_outstanding=pl.col("outstanding").max(),
         m_meta_outstanding=pl.col("meta_outstanding").max(),
         m_exec=pl.col("exec").max(),
-        m_rtt=pl.col("rtt").sort_by("exec", nulls_last=False).last(),
         m_ratio=pl.col("ratio").max(),
         m_queue=(pl.col("exec") / pl.col("rtt") - 1).max(),
         m_retrans=(pl.col("retransmits").sum() / pl.col("ops").sum()),
@@ -217,7 +214,6 @@ def _ports(port: pl.DataFrame, track: Track) -> pl.DataFrame:
             (pl.col("marks") / (10 * pl.col("marks_usual").fill_null(0) + 100)).fill_null(0),
             (pl.col("paused") / 0.05).fill_null(0),
         ),
-        util=pl.col("bps") / pl.col("rate_bps"),
     )
     fabric = pl.col("link") != "ethernet"
     bad = pl.col("errors").fill_null(0) + pl.col("slow") + pl.col("lost") + pl.col("congestion")
@@ -227,7 +223,6 @@ def _ports(port: pl.DataFrame, track: Track) -> pl.DataFrame:
         p_down=pl.col("lost").max(),
         p_congestion=pl.col("congestion").max(),
         p_bps=pl.col("bps").filter(fabric).sum(),
-        p_eth_util=pl.col("util").filter(~fabric).max(),
         p_port=pl.col("port").sort_by(bad, descending=True).first(),
     )
 
@@ -248,7 +243,6 @@ def _jobs(job: pl.DataFrame, track: Track) -> pl.DataFrame:
         j_write=_rate("io_write_bytes"),
         j_processes="processes",
         j_age=pl.col("ts").dt.epoch("ms") / 1000 - pl.col("started_seconds"),
-        j_queue="queue",
     )
     return track.run(each).with_columns(j_cpu_growth=pl.col("j_cpu_used") / pl.col("cpu_usual"))
 

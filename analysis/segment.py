@@ -125,8 +125,10 @@ def map_segment(tables: Mapping[str, pl.LazyFrame], state: State) -> Partial | N
     found, carry = {}, {}
     for name in READ:
         before = state.carry.get(name)
-        found[name] = amounts(given[name], TABLES[name], state.step, started, before).collect()
-        carry[name] = carried(given[name], TABLES[name], state.step, started, before).collect().lazy()
+        asked = (given[name], TABLES[name], state.step, started, before)
+        # Together, so that rows are placed once for both.
+        found[name], kept = pl.collect_all([amounts(*asked), carried(*asked)])
+        carry[name] = kept.lazy()
     state.carry = carry
     gpu, found["step"], state.seen = with_ranks(found["gpu"], found["step"], state.seen)
     gpu = gpu.filter(pl.col("dt").is_not_null())
