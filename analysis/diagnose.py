@@ -18,7 +18,7 @@ from wellfed.analysis.hosts import facts, pressures
 from wellfed.analysis.profile import Profile, profiles, work
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import TS
-from wellfed.analysis.segment import State, combine, cut, map_segment
+from wellfed.analysis.segment import Partial, State, combine, cut, map_segment
 from wellfed.analysis.split import SHARES
 from wellfed.analysis.windows import amounts, boots, native_step
 from wellfed.collectors.catalog import TABLES
@@ -63,18 +63,19 @@ def diagnose(
     since: datetime | None = None,
     price: float | Prices | None = None,
     stretch: float = 1.0,
+    judged: Partial | None = None,
 ) -> Diagnosis:
     """The answer for a range of tables (all of the catalog's, empty where there is no data).
 
     start, end: what was asked for; the data's own bounds when None. since: windows up to then count for
     nothing, they only teach what is normal. price: money for one GPU-hour, of all models or by model.
-    stretch: multiplies all thresholds of the evidence, to see how much hangs on them.
+    stretch: multiplies all thresholds of the evidence, to see how much hangs on them. judged: the verdicts of
+    the range, where they are known already.
     """
     prices = Prices(price) if isinstance(price, float | int) else price
-    step = native_step(tables)
+    step = judged.step if judged else native_step(tables)
     hosts = pressures(tables["host"], step).collect(engine="streaming")
-    state = State(step, stretch)
-    partials = [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
+    partials = [judged] if judged else _judged(tables, step, stretch)
     if partials:
         rows, split, found = combine(partials, step)
         if since is not None:
@@ -119,6 +120,11 @@ def diagnose(
         "hosts": facts(hosts),
     }
     return Diagnosis(document, windows, split, hosts, used, done)
+
+
+def _judged(tables: Mapping[str, pl.LazyFrame], step: float, stretch: float) -> list[Partial]:
+    state = State(step, stretch)
+    return [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
 
 
 def _windows(rows: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:

@@ -1,25 +1,38 @@
 """When a cause holds: on after three windows with a score of 0.6, off after six below 0.4.
 
 One small state a GPU and cause: how long it has been on or off, since when, and what was lost before it was
-confirmed. `held` turns a segment's windows into the rows inside episodes, `pieces` sums those up by finding.
+confirmed. `held` finds the windows of a segment that lie in episodes, `inside` adds their evidence, `pieces`
+sums them up by finding.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from wellfed.analysis.evidence import Ramp
 from wellfed.analysis.running import Slots, Store
 from wellfed.analysis.schema import TS
 from wellfed.analysis.signatures import by_cause
 from wellfed.analysis.split import CAUSES_SPLIT
 
-__all__ = ["BRIDGE", "ON_WINDOWS", "Debounce", "pieces", "waiting_windows"]
+__all__ = [
+    "BRIDGE",
+    "EPISODES",
+    "ON_WINDOWS",
+    "VOTES",
+    "Debounce",
+    "Episodes",
+    "inside",
+    "pieces",
+    "waiting_windows",
+]
 
 ON_SCORE, OFF_SCORE = 0.6, 0.4
 #: A cause that takes less of a window is not worth a finding.
@@ -46,6 +59,29 @@ RESOURCE = {
 _SHARED = ("storage.remote", "storage.metadata")
 Floats = NDArray[np.float64]
 _NAMED = tuple(c for c in CAUSES_SPLIT if c not in ("unknown", "insufficient"))
+_MOST = max(len(s.ramps) + len(s.contra) for s in by_cause().values())
+#: A GPU's window inside an episode. group: whom one finding spans; second: the best other score; `v<n>`,
+#: `l<n>`: value and level of the cause's n-th ramp; lost_seconds, since, confirmed: see `held`.
+EPISODES = pl.Schema(
+    {
+        "ts": TS, "host": pl.String(), "gpu": pl.String(), "cause": pl.String(), "rank": pl.String(),
+        "job": pl.String(), "group": pl.String(), "resource": pl.String(), "covered_seconds": pl.Float64(),
+        "second": pl.Float64(), "lost_seconds": pl.Float64(), "score": pl.Float64(), "since": TS,
+        "confirmed": TS, **{f"{kind}{n}": pl.Float64() for n in range(_MOST) for kind in "vl"},
+    }
+)  # fmt: skip
+#: A rank that came late to its peers, the group, in a window of a straggler.
+VOTES = pl.Schema(
+    {"ts": TS, "host": pl.String(), "gpu": pl.String(), "rank": pl.String(), "group": pl.String()}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """rows: EPISODES. votes: VOTES."""
+
+    rows: pl.DataFrame
+    votes: pl.DataFrame
 
 
 def waiting_windows(cause: str, step: float) -> int:
@@ -147,8 +183,25 @@ class Debounce:
         return inside, np.where(begun, pending, losses)
 
 
-def pieces(held: pl.DataFrame, rows: pl.DataFrame, step: float) -> list[dict[str, Any]]:
-    """A segment's episodes summed up: one dict a cause, group and stretch without a pause, by time.
+def inside(held: pl.DataFrame, rows: pl.DataFrame) -> Episodes:
+    """What `held` found in the scored rows, with its evidence."""
+    parts = [
+        _about(str(cause), mine, rows) for (cause,), mine in held.partition_by("cause", as_dict=True).items()
+    ]
+    empty = pl.DataFrame(schema=EPISODES)
+    found = pl.concat([empty, *parts], how="diagonal") if parts else empty
+    windows = found.filter(pl.col("cause") == "straggler").select("group", "ts").unique(maintain_order=True)
+    if windows.is_empty():
+        return Episodes(found, pl.DataFrame(schema=VOTES))
+    everyone = rows.join(
+        windows, left_on=["_who", "ts"], right_on=["group", "ts"], how="inner", maintain_order="left"
+    )
+    early = everyone.filter(pl.col("waits") < pl.col("g_middle"))
+    return Episodes(found, early.select("ts", "host", "gpu", "rank", pl.col("_who").alias("group")))
+
+
+def pieces(episodes: Episodes, step: float) -> list[dict[str, Any]]:
+    """A stretch's episodes summed up: one dict a cause, group and stretch without a pause, by time.
 
     cause, group, start, confirmed, first, last, windows, lost; scores and seconds (score and the best other
     score, summed), struck (windows they are summed over); `v<n>`, `l<n>`, `c<n>` (value, level and count of
@@ -156,18 +209,19 @@ def pieces(held: pl.DataFrame, rows: pl.DataFrame, step: float) -> list[dict[str
     votes) as frames.
     """
     found: list[dict[str, Any]] = []
-    for (cause,), mine in held.partition_by("cause", as_dict=True).items():
-        found += _pieces(str(cause), mine, rows, step)
+    for (cause,), mine in episodes.rows.partition_by("cause", as_dict=True).items():
+        found += _pieces(str(cause), mine, episodes.votes, step)
     return sorted(found, key=lambda piece: (piece["first"], piece["cause"], piece["group"]))
 
 
-def _pieces(cause: str, held: pl.DataFrame, rows: pl.DataFrame, step: float) -> list[dict[str, Any]]:
-    about = _about(cause, held, rows)
+def _pieces(cause: str, about: pl.DataFrame, votes: pl.DataFrame, step: float) -> list[dict[str, Any]]:
     pause = (pl.col("ts").diff() > pl.duration(milliseconds=round(1000 * (BRIDGE + step)))).over("group")
-    about = about.with_columns(pause.fill_null(False).cum_sum().over("group").alias("_part"))
+    about = about.sort("group", "ts", "host", "gpu").with_columns(
+        pause.fill_null(False).cum_sum().over("group").alias("_part")
+    )
     # Between its bursts a recurring cause has no evidence to show.
     struck = pl.col("lost_seconds") >= ON_SHARE * pl.col("covered_seconds")
-    ramps = [c[1:] for c in about.columns if c[0] == "v" and c[1:].isdigit()]
+    ramps = range(len(_ramps(cause)))
 
     def finite(column: str) -> pl.Expr:
         return pl.col(column).filter(struck & pl.col(column).is_finite())
@@ -182,7 +236,7 @@ def _pieces(cause: str, held: pl.DataFrame, rows: pl.DataFrame, step: float) -> 
         pl.col("ts").n_unique().alias("windows"),
         pl.col("lost_seconds").sum().alias("lost"),
         pl.col("score").filter(struck).sum().alias("scores"),
-        pl.col("_second").filter(struck).sum().alias("seconds"),
+        pl.col("second").filter(struck).sum().alias("seconds"),
         struck.sum().alias("struck"),
         *(finite(f"v{n}").sum() for n in ramps),
         *(pl.col(f"l{n}").filter(struck).sum() for n in ramps),
@@ -194,7 +248,13 @@ def _pieces(cause: str, held: pl.DataFrame, rows: pl.DataFrame, step: float) -> 
         pl.col("resource").drop_nulls().mode().sort().first(),
         pl.col("lost_seconds").sum().alias("lost"),
     )
-    guilty = _culprits(cause, about, rows)
+    # Ranks for which the others wait, with the number of windows in which they did.
+    windows = about.select(*part, "ts").unique(maintain_order=True) if cause == "straggler" else about.clear()
+    guilty = (
+        votes.join(windows.select(*part, "ts"), on=["group", "ts"], how="inner", maintain_order="left")
+        .group_by(*part, "host", "gpu", "rank", maintain_order=True)
+        .agg(pl.len().cast(pl.Int64).alias("votes"))
+    )
     return [
         {
             **row,
@@ -209,10 +269,13 @@ def _of(frame: pl.DataFrame, group: str, part: int) -> pl.DataFrame:
     return frame.filter((pl.col("group") == group) & (pl.col("_part") == part)).drop("group", "_part")
 
 
-def _about(cause: str, held: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """The held rows with group, resource and the value and level of every ramp of the cause."""
+def _ramps(cause: str) -> Sequence[Ramp]:
     signature = by_cause().get(cause)
-    ramps = [] if signature is None else [*signature.ramps, *signature.contra]
+    return [] if signature is None else [*signature.ramps, *signature.contra]
+
+
+def _about(cause: str, held: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """The held rows of a cause as EPISODES has them, without the columns of ramps that it lacks."""
     resource = pl.col(RESOURCE[cause]) if cause in RESOURCE else pl.lit(None, pl.String)
     group = pl.col("_who")
     if cause in _SHARED:
@@ -220,6 +283,7 @@ def _about(cause: str, held: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     elif cause == "idle.gap":
         # Free GPUs that face a queue are one matter of the whole cluster.
         group = pl.lit("free")
+    ramps = list(enumerate(_ramps(cause)))
     about = (
         rows[held["_row"].to_numpy()]
         .lazy()
@@ -227,30 +291,17 @@ def _about(cause: str, held: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
             "ts",
             "host",
             "gpu",
+            pl.lit(cause).alias("cause"),
             "rank",
             "job",
-            "_who",
-            "covered_seconds",
             group.alias("group"),
             resource.alias("resource"),
-            pl.max_horizontal(c for c in _NAMED if c != cause).alias("_second"),
-            *(r.value().alias(f"v{n}") for n, r in enumerate(ramps)),
-            *(r.expr().cast(pl.Float64).alias(f"l{n}") for n, r in enumerate(ramps)),
+            "covered_seconds",
+            pl.max_horizontal(c for c in _NAMED if c != cause).alias("second"),
+            *(r.value().cast(pl.Float64).alias(f"v{n}") for n, r in ramps),
+            *(r.expr().cast(pl.Float64).alias(f"l{n}") for n, r in ramps),
         )
         .collect()
     )
     told = held.select("lost_seconds", "score", "since", "confirmed")
     return pl.concat([about, told], how="horizontal").sort("group", "ts", "host", "gpu")
-
-
-def _culprits(cause: str, about: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Ranks for which the others wait, with the share of windows in which they did."""
-    part = ["group", "_part"]
-    if cause != "straggler":
-        return about.select(*part, "host", "gpu", "rank", pl.lit(0).alias("votes")).clear()
-    windows = about.select(*part, "_who", "ts").unique(maintain_order=True)
-    everyone = rows.join(windows, on=["_who", "ts"], how="inner", maintain_order="left")
-    early = (pl.col("waits") < pl.col("g_middle")).fill_null(False)
-    return everyone.group_by(*part, "host", "gpu", "rank", maintain_order=True).agg(
-        early.cast(pl.Int64).sum().alias("votes")
-    )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from wellfed.analysis.judged import STORED
 from wellfed.analysis.schema import keys, schema
 from wellfed.collectors.catalog import TABLES, Table
 from wellfed.errors import UserError
@@ -62,7 +63,7 @@ def export_hours(scans: Mapping[str, Mapping[str, pl.LazyFrame]], url: str) -> d
     for name, hours in scans.items():
         for hour, rows in hours.items():
             target = f"{url.rstrip('/')}/{name}/{hour}.parquet"
-            frame = rows.collect(engine="streaming").sort(keys(TABLES[name]))
+            frame = rows.collect(engine="streaming").sort(keys(STORED[name]))
             if frame.is_empty():
                 continue
             try:

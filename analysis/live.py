@@ -1,26 +1,32 @@
 """The live verdict: each window counted once, findings that keep their id, counters that outlive a restart.
 
 A Judge says what the newest windows lost; here that is added up and remembered in DIR/live.parquet, written
-whole after each update. Windows that came late for one host are counted when they come, each exactly once:
-the newest counted window is kept by host.
+whole after each update, and the verdicts themselves go into the store (wellfed.analysis.judged). Windows that
+came late for one host are counted when they come, each exactly once: the newest counted window is kept by
+host.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import polars as pl
 
+from wellfed.analysis.judged import frames, seen_rows
 from wellfed.analysis.live_findings import Tracker
 from wellfed.analysis.live_state import MARK, State, load, save
 from wellfed.analysis.schema import TS
+from wellfed.analysis.segment import Partial
 from wellfed.analysis.store import Store
 
 __all__ = ["Judge", "Live", "Verdict", "settled"]
+
+log = logging.getLogger("wellfed.live")
 
 #: Time after its last window when a series ends.
 EXPIRE = timedelta(hours=1)
@@ -40,14 +46,14 @@ _LATEST = pl.Schema(
 class Verdict:
     """What a judge found.
 
-    windows: ts, host, gpu, job, dt, covered_seconds, lost_seconds. shares, rooted: ts, host, gpu, job, cause,
-    lost_seconds in the local and the root view. findings: those of the document. newest: end of the last
-    window of any host, None without one.
+    partial: the windows, their loss by cause in the local view, and their episodes. rooted: the loss in the
+    root view. seen: ts, host of all windows that were looked at. findings: those of the document. newest: end
+    of the last window of any host, None without one.
     """
 
-    windows: pl.DataFrame
-    shares: pl.DataFrame
+    partial: Partial
     rooted: pl.DataFrame
+    seen: pl.DataFrame
     findings: Sequence[Mapping[str, Any]]
     newest: datetime | None
 
@@ -103,16 +109,25 @@ class Live:
         if verdict is None:
             return
         new = _new(verdict, self._state.counters)
+        self._keep(new)
         counters = _added(self._state.counters, new, until)
-        tracker = self._tracker.after(verdict.findings, until, _by_cause(new.shares))
+        tracker = self._tracker.after(verdict.findings, until, _by_cause(new.partial.shares))
         recent = self._latest.filter(pl.col("ts") > until - EXPIRE)
-        latest = _latest(recent, verdict.windows)
+        latest = _latest(recent, verdict.partial.windows)
         state = State(counters, _gauges(latest, until), tracker.known)
         save(self._store.path, state)
         with self._lock:
             self._state, self._tracker, self._latest = state, tracker, latest
             self.last = verdict.newest or self.last
             self.updates += 1
+
+    def _keep(self, new: Verdict) -> None:
+        """Appends the new verdicts to the store; a range without them is diagnosed when it is asked for."""
+        seen = seen_rows(new.seen, new.partial.step, self.last)
+        try:
+            self._store.append(frames(new.partial, seen))
+        except OSError as error:
+            log.warning("verdicts were not kept: %s", error)
 
 
 def _newest(*frames: pl.DataFrame) -> datetime | None:
@@ -126,20 +141,24 @@ def _new(verdict: Verdict, counters: pl.DataFrame) -> Verdict:
     marks = counters.filter(pl.col("metric") == MARK).select("host", pl.col("ts").alias("_mark"))
 
     def fresh(frame: pl.DataFrame) -> pl.DataFrame:
-        joined = frame.join(marks, on="host", how="left")
+        joined = frame.join(marks, on="host", how="left", maintain_order="left")
         return joined.filter(pl.col("_mark").is_null() | (pl.col("ts") > pl.col("_mark"))).drop("_mark")
 
-    windows, shares, rooted = (fresh(frame) for frame in (verdict.windows, verdict.shares, verdict.rooted))
-    return Verdict(windows, shares, rooted, verdict.findings, verdict.newest)
+    return replace(
+        verdict,
+        partial=verdict.partial.each(fresh),
+        rooted=fresh(verdict.rooted),
+        seen=fresh(verdict.seen),
+    )
 
 
 def _added(counters: pl.DataFrame, new: Verdict, until: datetime) -> pl.DataFrame:
     """The counters with new windows in them, without series that ended."""
-    held = new.windows.filter(pl.col("job").is_not_null())
+    held = new.partial.windows.filter(pl.col("job").is_not_null())
     parts = [
-        _sums(new.windows, "gpu_seconds", "dt", ("host", "gpu", "job")),
-        _sums(new.windows, "covered_gpu_seconds", "covered_seconds", ("host", "gpu", "job")),
-        _sums(new.shares, "lost_gpu_seconds", "lost_seconds", ("host", "gpu", "job", "cause")),
+        _sums(new.partial.windows, "gpu_seconds", "dt", ("host", "gpu", "job")),
+        _sums(new.partial.windows, "covered_gpu_seconds", "covered_seconds", ("host", "gpu", "job")),
+        _sums(new.partial.shares, "lost_gpu_seconds", "lost_seconds", ("host", "gpu", "job", "cause")),
         _sums(held, "job_gpu_seconds", "dt", ("job",)),
         _sums(
             new.rooted.filter(pl.col("job").is_not_null()),
@@ -147,7 +166,7 @@ def _added(counters: pl.DataFrame, new: Verdict, until: datetime) -> pl.DataFram
             "lost_seconds",
             ("job", "cause"),
         ),
-        _sums(new.windows.with_columns(pl.lit(0.0).alias("_")), MARK, "_", ("host",)),
+        _sums(new.partial.windows.with_columns(pl.lit(0.0).alias("_")), MARK, "_", ("host",)),
     ]
     summed = (
         pl.concat([counters, *parts])

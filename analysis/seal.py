@@ -11,10 +11,11 @@ import os
 import threading
 from datetime import datetime, timedelta
 
+from wellfed.analysis.judged import STORED
 from wellfed.analysis.schema import keys
 from wellfed.analysis.segments import DAMAGE, Layout, encode_sealed, hour_name, hour_start, place, through
 from wellfed.analysis.snapshot import Reader, Report, merge
-from wellfed.collectors.catalog import TABLES, Table
+from wellfed.collectors.catalog import Table
 
 __all__ = ["expire", "finish", "quarantine", "seal_hour"]
 
@@ -87,7 +88,7 @@ def expire(
     """
     sealed: dict[str, list[Table]] = {}
     total = 0
-    for table in TABLES.values():
+    for table in STORED.values():
         for hour in layout.sealed_hours(table.name):
             sealed.setdefault(hour, []).append(table)
             total += os.stat(layout.sealed(table.name, hour)).st_size

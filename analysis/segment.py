@@ -8,7 +8,7 @@ to different machines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,28 +16,34 @@ from typing import Any
 import polars as pl
 
 from wellfed.analysis.around import surrounded
-from wellfed.analysis.episodes import Debounce, pieces
+from wellfed.analysis.episodes import EPISODES, VOTES, Debounce, Episodes, inside, pieces
 from wellfed.analysis.features import Baselines, on_hosts
 from wellfed.analysis.findings import Ledger
 from wellfed.analysis.lost import draws, gpu_windows, levels, with_gaps, with_loss, with_reference, with_spin
 from wellfed.analysis.ranks import with_ranks
 from wellfed.analysis.running import Track
 from wellfed.analysis.schema import TS, schema
+from wellfed.analysis.split import SHARES, scored, shares
 from wellfed.analysis.split import amounts as by_cause
-from wellfed.analysis.split import scored, shares
 from wellfed.analysis.windows import amounts, boots, carried, on_grid
 from wellfed.collectors.catalog import TABLES
 
-__all__ = ["READ", "Partial", "State", "combine", "cut", "map_segment"]
+__all__ = ["READ", "WINDOWS", "Partial", "State", "combine", "cut", "joined", "map_segment"]
 
 #: Tables that the diagnosis reads.
 READ = tuple(name for name in TABLES if name not in ("array", "collector"))
 #: Windows of a segment when a range is cut: an hour at ten seconds, fewer where that is more rows of `gpu`.
 SEGMENT, ROWS = 360, 50_000
-_KEPT = (
-    "ts", "host", "gpu", "index", "job", "dt", "covered_seconds", "lost_seconds", "useful", "reference",
-    "energy_joules", "observed_seconds", "model", "sm_clock_hertz", "sm_clock_max_hertz", "act", "sm",
-    "tensor", "dram", "idle", "spin",
+_NUMBERS = (
+    "dt", "covered_seconds", "lost_seconds", "useful", "reference", "energy_joules", "observed_seconds",
+    "sm_clock_hertz", "sm_clock_max_hertz", "act", "sm", "tensor", "dram", "idle", "spin",
+)  # fmt: skip
+#: A judged window of a GPU.
+WINDOWS = pl.Schema(
+    {
+        "ts": TS, "host": pl.String(), "gpu": pl.String(), "index": pl.String(), "job": pl.String(),
+        "model": pl.String(), **{name: pl.Float64() for name in _NUMBERS},
+    }
 )  # fmt: skip
 
 
@@ -65,15 +71,39 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A segment's answer. windows: a row a GPU and window, with what `cost.usage` reads. shares: lost seconds
-    by cause, long.
+    """A segment's answer. windows: WINDOWS, a row a GPU and window. shares: lost seconds by cause, long.
 
-    pieces: its episodes, summed up (see `episodes.pieces`).
+    episodes: the windows inside of them. step: seconds of a window.
     """
 
     windows: pl.DataFrame
     shares: pl.DataFrame
-    pieces: Sequence[Mapping[str, Any]]
+    episodes: Episodes
+    step: float
+
+    @property
+    def pieces(self) -> Sequence[Mapping[str, Any]]:
+        """The episodes summed up, see `episodes.pieces`."""
+        return pieces(self.episodes, self.step)
+
+    def each(self, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Partial:
+        """The same with every frame changed."""
+        return _partial(map(change, _frames(self)), self.step)
+
+
+def joined(partials: Sequence[Partial], step: float) -> Partial:
+    """Consecutive segments as one."""
+    none = tuple(pl.DataFrame(schema=kind) for kind in (WINDOWS, SHARES, EPISODES, VOTES))
+    return _partial(map(pl.concat, zip(none, *map(_frames, partials), strict=True)), step)
+
+
+def _frames(partial: Partial) -> tuple[pl.DataFrame, ...]:
+    return partial.windows, partial.shares, partial.episodes.rows, partial.episodes.votes
+
+
+def _partial(frames: Iterable[pl.DataFrame], step: float) -> Partial:
+    windows, shares, episodes, votes = frames
+    return Partial(windows, shares, Episodes(episodes, votes), step)
 
 
 def cut(
@@ -141,8 +171,8 @@ def map_segment(tables: Mapping[str, pl.LazyFrame], state: State) -> Partial | N
     )
     rows = scored(surrounded(base, around, state.baselines), state.stretch)
     lost = by_cause(rows)
-    inside = state.debounce.held(rows, lost)
-    return Partial(rows.select(_KEPT), shares(rows, lost), pieces(inside, rows, state.step))
+    episodes = inside(state.debounce.held(rows, lost), rows)
+    return Partial(rows.select(list(WINDOWS)), shares(rows, lost), episodes, state.step)
 
 
 def combine(

@@ -8,6 +8,7 @@ any time. Files: wellfed.analysis.segments.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -18,14 +19,16 @@ from types import TracebackType
 
 import polars as pl
 
+from wellfed.analysis.judged import JUDGED, STORED
 from wellfed.analysis.lake import export_hours, is_url
 from wellfed.analysis.lock import check_marker, is_store, take
-from wellfed.analysis.schema import conform, schema
+from wellfed.analysis.schema import conform, keys, schema
 from wellfed.analysis.seal import expire, finish, quarantine, seal_hour
 from wellfed.analysis.segments import (
     DAMAGE,
     Layout,
     encode_hot,
+    encode_sealed,
     hour_name,
     hour_start,
     place,
@@ -33,7 +36,7 @@ from wellfed.analysis.segments import (
 )
 from wellfed.analysis.snapshot import Reader
 from wellfed.analysis.upkeep import Damage, export, inspect
-from wellfed.collectors.catalog import TABLES, Table
+from wellfed.collectors.catalog import Table
 from wellfed.errors import UserError
 
 __all__ = ["Store", "is_store"]
@@ -121,11 +124,12 @@ class Store:
                 name, data = encode_hot(rows, hour, self._next_seq(of, hour))
                 files[os.path.join(self._layout.hot(of.name, hour), str(name))] = data
             place(files, self._layout.tmp)
-            stamps = [ts for _, _, rows in parts if isinstance(ts := rows["ts"].min(), datetime)]
+            told = [rows["ts"].min() for of, _, rows in parts if of.name not in JUDGED]
+            stamps = [ts for ts in told if isinstance(ts, datetime)]
             self._arrived = min([*stamps, *([self._arrived] if self._arrived else [])], default=None)
 
     def arrived(self) -> datetime | None:
-        """The earliest ts appended by this process since it was last asked; None without a row."""
+        """The earliest ts to judge that this process appended since it was last asked; None without a row."""
         with self._appending:
             earliest, self._arrived = self._arrived, None
         return earliest
@@ -140,7 +144,7 @@ class Store:
 
     def bounds(self) -> tuple[datetime, datetime] | None:
         """Start of the first hour and end of the last one held; None for an empty store."""
-        hours = sorted({hour for table in TABLES for hour in self._layout.hours(table)})
+        hours = sorted({hour for table in STORED for hour in self._layout.hours(table)})
         return (hour_start(hours[0]), hour_start(hours[-1]) + timedelta(hours=1)) if hours else None
 
     def seal(self, now: datetime | None = None) -> int:
@@ -153,11 +157,37 @@ class Store:
         written = 0
         with self._aging:
             self._must_write()
-            for table in TABLES.values():
+            for table in STORED.values():
                 for hour in self._layout.hot_hours(table.name):
                     if hour < limit:
                         written += seal_hour(self._layout, table, hour, self._appending, self._report)
         return written
+
+    def sealed(self, table: str) -> dict[str, int]:
+        """The sealed hours of a table by name, with a number that changes when rows are added to one."""
+        found = {}
+        for hour in self._layout.sealed_hours(_table(table).name):
+            with contextlib.suppress(FileNotFoundError):
+                found[hour] = os.stat(self._layout.sealed(table, hour)).st_mtime_ns
+        return found
+
+    def replace(self, hour: str, frames: Mapping[str, pl.DataFrame]) -> None:
+        """Makes these rows all that an hour holds of these tables, sealed; rows appended meanwhile stay.
+
+        Raises OSError, and nothing is changed then.
+        """
+        with self._aging:
+            self._must_write()
+            files: dict[str, bytes | memoryview] = {}
+            for name, rows in frames.items():
+                table = _table(name)
+                with self._appending:
+                    last = _last_seq(self._layout, table, hour)
+                whole = conform(rows.lazy(), table, "replace").collect().sort(keys(table))
+                files[self._layout.sealed(name, hour)] = encode_sealed(whole, last)
+            place(files, self._layout.tmp)
+            for name in frames:
+                finish(self._layout, _table(name), hour, self._appending)
 
     def retain(
         self, age: timedelta | None = None, size: int | None = None, now: datetime | None = None
@@ -195,7 +225,7 @@ class Store:
         tables: default, those that hold any file. Raises UserError before it writes when a target exists.
         """
         if tables is None:
-            tables = [name for name in TABLES if self._layout.hours(name)]
+            tables = [name for name in STORED if self._layout.hours(name)]
         if is_url(os.fspath(dest)):
             return export_hours({name: self._hours(name, start, end) for name in tables}, os.fspath(dest))
         return export({name: self.scan(name, start, end) for name in tables}, os.fspath(dest))
@@ -231,7 +261,7 @@ class Store:
         os.makedirs(self._layout.tmp, exist_ok=True)
         for name in os.listdir(self._layout.tmp):
             os.unlink(os.path.join(self._layout.tmp, name))
-        for table in TABLES.values():
+        for table in STORED.values():
             for hour in self._layout.hot_hours(table.name):
                 finish(self._layout, table, hour, self._appending)
 
@@ -259,9 +289,9 @@ def _by_hour(name: str, frame: pl.DataFrame) -> list[tuple[Table, str, pl.DataFr
 
 def _table(name: str) -> Table:
     try:
-        return TABLES[name]
+        return STORED[name]
     except KeyError:
-        raise UserError(f"there is no table {name}; the tables are {', '.join(TABLES)}") from None
+        raise UserError(f"there is no table {name}; the tables are {', '.join(STORED)}") from None
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -18,8 +18,7 @@ from wellfed.analysis.findings import Ledger
 from wellfed.analysis.live import Verdict
 from wellfed.analysis.roots import own_causes, root_view
 from wellfed.analysis.schema import TS
-from wellfed.analysis.segment import READ, State, cut, map_segment
-from wellfed.analysis.split import SHARES
+from wellfed.analysis.segment import READ, State, cut, joined, map_segment
 from wellfed.analysis.store import Store
 from wellfed.analysis.windows import STEP, on_grid, step_of
 from wellfed.prices import Prices
@@ -35,13 +34,8 @@ ROWS = 500_000
 LONG = 60
 
 _MARKS = pl.Schema({"host": pl.String(), "_mark": TS})
+_SEEN = pl.Schema({"ts": TS, "host": pl.String()})
 _MODELS = pl.Schema({"host": pl.String(), "gpu": pl.String(), "model": pl.String()})
-_WINDOWS = pl.Schema(
-    {
-        "ts": TS, "host": pl.String(), "gpu": pl.String(), "job": pl.String(), "dt": pl.Float64(),
-        "covered_seconds": pl.Float64(), "lost_seconds": pl.Float64(),
-    }
-)  # fmt: skip
 
 
 class Stream:
@@ -58,20 +52,24 @@ class Stream:
         """The next windows' rows of the catalog's tables, up to `until`; a missing table has no rows."""
         partial = map_segment(tables, self.state)
         if partial is None:
-            windows, shares = pl.DataFrame(schema=_WINDOWS), pl.DataFrame(schema=SHARES)
+            partial = joined([], self.state.step)
         else:
-            windows, shares = partial.windows.select(list(_WINDOWS)), partial.shares
             self.ledger.add(partial.pieces)
             if self._prices is not None:
                 named = pl.concat([self._models, partial.windows.select(list(_MODELS))]).drop_nulls("model")
                 self._models = named.unique(["host", "gpu"], keep="last", maintain_order=True)
         self.ledger.forget(until)
         findings = priced(self.ledger.findings(until), self._prices, self._models)
-        self._own = own_causes(shares, findings, self._own)
-        rooted = root_view(shares, findings, self._own)
-        newest = windows["ts"].max()
+        self._own = own_causes(partial.shares, findings, self._own)
+        rooted = root_view(partial.shares, findings, self._own)
+        newest = partial.windows["ts"].max()
         assert newest is None or isinstance(newest, datetime)
-        return Verdict(windows, shares, rooted, findings, newest)
+        return Verdict(partial, rooted, self._looked_at(tables), findings, newest)
+
+    def _looked_at(self, tables: Mapping[str, pl.LazyFrame]) -> pl.DataFrame:
+        rows = tables["gpu"] if "gpu" in tables else pl.LazyFrame(schema=_SEEN)
+        placed = rows.select(on_grid(self.state.step).cast(TS).alias("ts"), "host").unique()
+        return placed.sort("ts", "host").collect()
 
 
 class Streaming:
@@ -150,8 +148,10 @@ class Streaming:
         assert newest is None or isinstance(newest, datetime)
         if len(verdicts) == 1:
             return replace(last, newest=newest)
-        windows, shares = pl.concat([v.windows for v in verdicts]), pl.concat([v.shares for v in verdicts])
-        return Verdict(windows, shares, root_view(shares, last.findings), last.findings, newest)
+        partial = joined([v.partial for v in verdicts], step)
+        every = pl.concat([v.seen for v in verdicts])
+        rooted = root_view(partial.shares, last.findings)
+        return Verdict(partial, rooted, every, last.findings, newest)
 
     def _gpus(self, until: datetime) -> int:
         """GPUs that reported in the last minutes."""

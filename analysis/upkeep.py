@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from wellfed.analysis.judged import STORED
 from wellfed.analysis.schema import keys
 from wellfed.analysis.segments import DAMAGE, Hot, Layout, hour_start
 from wellfed.analysis.snapshot import Reader, View, merge
-from wellfed.collectors.catalog import TABLES, Table
+from wellfed.collectors.catalog import Table
 from wellfed.errors import UserError
 
 __all__ = ["Damage", "export", "inspect"]
@@ -32,7 +33,7 @@ class Damage:
 def inspect(layout: Layout) -> list[Damage]:
     """Every damaged or foreign file of the store, found by reading all of them."""
     found: list[Damage] = []
-    for table in TABLES.values():
+    for table in STORED.values():
         for hour in layout.hours(table.name):
             found += _inspect_hour(layout, table, hour)
         found += _strangers(layout, table)

@@ -18,6 +18,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
 import polars as pl
 
 from wellfed.analysis.diagnose import Diagnosis, diagnose
+from wellfed.analysis.judged import kept
 from wellfed.analysis.store import Store
 from wellfed.collectors.catalog import TABLES
 from wellfed.dashboard.ranges import Range
@@ -170,11 +171,14 @@ class StoreSource:
     def _compute(self, wanted: Range, earlier: Answer | None) -> Answer:
         began = time.monotonic()
         revision = self._version()
+        known = kept(self._store.scan, wanted.start, wanted.end)
+        until = known.until or wanted.end if known else wanted.end
         tables = {
-            name: self._store.scan(name, wanted.start, wanted.end).collect(engine="streaming").lazy()
+            name: self._store.scan(name, wanted.start, until).collect(engine="streaming").lazy()
             for name in TABLES
         }
-        diagnosis = diagnose(tables, start=wanted.start, end=wanted.end, price=self.price)
+        judged = known.partial if known else None
+        diagnosis = diagnose(tables, start=wanted.start, end=wanted.end, price=self.price, judged=judged)
         lasts = [frame.select(pl.col("ts").max()).collect().item() for frame in tables.values()]
         last = max((ts for ts in lasts if ts is not None), default=None)
         now, refused = datetime.now(UTC), self._refused()

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wellfed.analysis.inputs import read_tables
+from wellfed.analysis.judged import STORED
 from wellfed.analysis.schema import TS, schema
 from wellfed.analysis.segments import intact
 from wellfed.analysis.store import Store, is_store
@@ -138,10 +139,10 @@ def test_the_last_of_many_repeats_wins_hot_and_sealed(store: Store) -> None:
 def test_hot_files_of_an_older_catalog_are_read_in_todays_columns(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = {**TABLES, "host": replace(TABLES["host"], columns=TABLES["host"].columns[1:])}
+    older = {**STORED, "host": replace(TABLES["host"], columns=TABLES["host"].columns[1:])}
     store.append(host(0, load=1.0))
     with monkeypatch.context() as patch:
-        patch.setattr("wellfed.analysis.store.TABLES", older)
+        patch.setattr("wellfed.analysis.store.STORED", older)
         store.append({"host": host(1, load=2.0)["host"].with_columns(cpu_count=4.0)})
         assert "cpu_count" not in store.scan("host").collect_schema()
     store.append(host(2, load=3.0))

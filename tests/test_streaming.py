@@ -92,7 +92,7 @@ def test_diagnose_is_what_a_live_hub_said_window_by_window() -> None:
             continue
         now = max(filter(None, ends))
         verdict = stream.update(segment, now)
-        lost += float(verdict.windows["lost_seconds"].sum())
+        lost += float(verdict.partial.windows["lost_seconds"].sum())
         for finding in verdict.findings:
             if finding["end"] is None:
                 opened.setdefault(finding["id"], now)

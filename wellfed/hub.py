@@ -20,6 +20,7 @@ import polars as pl
 
 from wellfed.analysis.live import Live, settled
 from wellfed.analysis.receiver import Limits, Receiver
+from wellfed.analysis.sealed_verdicts import Latecomers
 from wellfed.analysis.store import Store
 from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
@@ -92,11 +93,13 @@ def hub(options: Mapping[str, object]) -> int:
 
 
 def keep(store: Store, age: timedelta, size: int, stop: threading.Event) -> None:
-    """Seals finished hours and applies retention until told to stop."""
+    """Seals finished hours, judges those that were not, and applies retention until told to stop."""
+    latecomers = Latecomers(store)
     while not stop.wait(KEEP_INTERVAL):
         try:
             store.seal()
             store.retain(age=age, size=size)
+            latecomers.judge(datetime.now(UTC))
         except OSError as error:
             log.warning("the store could not be tidied: %s", error)
 

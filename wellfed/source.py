@@ -13,7 +13,9 @@ from wellfed.analysis.cluster import run
 from wellfed.analysis.diagnose import Diagnosis, diagnose
 from wellfed.analysis.history import combine, plan
 from wellfed.analysis.inputs import read_tables
+from wellfed.analysis.judged import kept
 from wellfed.analysis.promql import Access, Reader, annotate, from_headers, read, server
+from wellfed.analysis.store import Store, is_store
 from wellfed.errors import UserError
 from wellfed.options import DEFAULT_DATA
 from wellfed.prices import Prices
@@ -48,11 +50,13 @@ def _of_files(options: Mapping[str, object], start: datetime | None, end: dateti
     path = str(options.get("data") or DEFAULT_DATA)
     if not options.get("data") and not os.path.isdir(path):
         raise UserError(f"no local store at {path} yet: run `wellfed up`, or name a folder with --data")
-    with progress(f"reading {path}"):
-        tables = read_tables(path, start, end)
     try:
+        with progress(f"reading {path}"):
+            known = kept(Store(path, readonly=True).scan, start, end) if is_store(path) else None
+            tables = read_tables(path, start, known.until or end if known else end)
+        judged = known.partial if known else None
         with progress("diagnosing"):
-            return diagnose(tables, start=start, end=end, price=_price(options))
+            return diagnose(tables, start=start, end=end, price=_price(options), judged=judged)
     except (OSError, pl.exceptions.ComputeError) as error:
         # Damage inside a file shows only when its rows are read.
         raise UserError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}") from error
