@@ -75,5 +75,8 @@ def test_the_page_names_what_starves_a_loop(
         accepted = [*wanted, TITLES["cpu.preprocess"]] if busy > 0.7 else wanted
         return f"{loader}-loop" in text and any(title in text for title in accepted)
 
-    until(named, seconds=90, what=f"the page names {cause}")
+    try:
+        until(named, seconds=90, what=f"the page names {cause}")
+    except pytest.fail.Exception as failure:
+        pytest.fail(f"{failure}; it says: {page.inner_text('main')}")
     visit.clean()
