@@ -1,16 +1,18 @@
 """History beyond one machine's memory: sealed hourly files in, partial sums and findings out, one answer.
 
 `map_segment(segment) -> Partial` is the diagnosis of a run of hours, after WARM hours that only teach it what
-is normal. It depends on its segment alone, so segments run anywhere, in any order, and again after a crash.
-`combine(partials)` adds them up. Every amount is a whole number of microseconds (energy: millijoules), so
-the sums are the same to the last one however they are grouped. Source: `<url>/<table>/<hour>.parquet`, the
-store's sealed files, in a folder or in object storage (s3://, gs://, az://; credentials by environment).
+is normal, or a hub's own verdicts where they lie beside the rows. It depends on its segment alone, so
+segments run anywhere, in any order, and again after a crash. `combine(partials)` adds them up. Every amount
+is a whole number of microseconds (energy: millijoules), so the sums are the same to the last one however
+they are grouped. Source: `<url>/<table>/<hour>.parquet`, the store's sealed files, in a folder or in object
+storage (s3://, gs://, az://; credentials by environment).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -18,6 +20,7 @@ import polars as pl
 from wellfed.analysis.diagnose import Diagnosis, diagnose
 from wellfed.analysis.history_document import document
 from wellfed.analysis.history_partial import GPU, RATIOS, SUMS, UNITS, Partial, Segment
+from wellfed.analysis.judged import STORED, kept
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import schema
 from wellfed.analysis.segments import hour_name, hour_start
@@ -38,7 +41,7 @@ _TICK = timedelta(milliseconds=1)
 def plan(url: str, start: datetime | None = None, end: datetime | None = None) -> list[Segment]:
     """The segments of a lake in (start, end], oldest first. Raises UserError where nothing can be read."""
     url = url.rstrip("/")
-    held = {table: _hours(url, table) for table in TABLES}
+    held = {table: _hours(url, table) for table in STORED}
     rows: dict[str, int] = {}
     for table in ("gpu", "step", "host"):
         for hour, (_, count) in held[table].items():
@@ -84,7 +87,7 @@ def _hours(url: str, table: str) -> dict[str, tuple[str, int]]:
         every = pl.scan_parquet(
             f"{url}/{table}/*.parquet",
             include_file_paths="path",
-            schema=schema(TABLES[table]),
+            schema=schema(STORED[table]),
             missing_columns="insert",
             extra_columns="ignore",
         )
@@ -109,25 +112,26 @@ def _reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _tables(segment: Segment) -> dict[str, pl.LazyFrame]:
-    """Rows of the segment and of the hours it learns from, all tables."""
-    tables = {}
-    for name, table in TABLES.items():
-        files = list(segment.files[name])
-        rows = (
-            pl.scan_parquet(files, schema=schema(table), missing_columns="insert", extra_columns="ignore")
-            if files
-            else schema(table).to_frame().lazy()
-        )
-        tables[name] = rows.filter(pl.col("ts") <= segment.end)
-    return tables
+def _scan(segment: Segment, name: str, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
+    """Rows of a table in (start, end], of the segment and of the hours it learns from."""
+    want = schema(STORED[name])
+    files = list(segment.files[name])
+    rows = (
+        pl.scan_parquet(files, schema=want, missing_columns="insert", extra_columns="ignore")
+        if files
+        else want.to_frame().lazy()
+    )
+    rows = rows.filter(pl.col("ts") > start) if start else rows
+    return rows.filter(pl.col("ts") <= end) if end else rows
 
 
 def map_segment(segment: Segment) -> Partial:
     """The diagnosis of a segment as what can be added. Raises UserError when a file cannot be read."""
-    tables = _tables(segment)
+    tables = {name: _scan(segment, name, None, segment.end) for name in TABLES}
     try:
-        diagnosis = diagnose(tables, since=segment.start)
+        known = kept(partial(_scan, segment), segment.start, segment.end)
+        judged = known.partial if known else None
+        diagnosis = diagnose(tables, since=segment.start, judged=judged)
         coverage, bounds = _coverage(tables, segment)
         return Partial(
             segment,

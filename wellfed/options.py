@@ -285,7 +285,7 @@ OPTIONS: Mapping[str, Option] = _options(
     ),
     Option(
         "cluster",
-        "run --lake on Ray: local, or an address such as ray://head:10001 (default: in this process)",
+        "run --lake on Ray (local, or an address such as ray://head:10001) or Dask (tcp://head:8786)",
         metavar="ADDRESS",
     ),
     Option("parallel", "queries that the server gets at a time", _whole, 4, "N"),
