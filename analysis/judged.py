@@ -21,7 +21,7 @@ from wellfed.analysis.split import SHARES
 from wellfed.analysis.windows import on_grid
 from wellfed.collectors.catalog import TABLES, Column, Otlp, Table
 
-__all__ = ["JUDGED", "SEEN", "STORED", "VERSION", "Kept", "frames", "kept", "seen_rows"]
+__all__ = ["JUDGED", "SEEN", "STORED", "VERSION", "Kept", "frames", "kept", "looked_at", "seen_rows"]
 
 #: Grows when the same windows would be judged otherwise.
 VERSION = 1.0
@@ -87,6 +87,12 @@ def frames(partial: Partial, seen: pl.DataFrame) -> dict[str, pl.DataFrame]:
     }
 
 
+def looked_at(tables: Mapping[str, pl.LazyFrame], step: float) -> pl.LazyFrame:
+    """ts, host of the windows in which a host tells of a GPU or of a loop, both of which are judged."""
+    at = on_grid(step).cast(TS).alias("ts")
+    return pl.concat([tables[name].select(at, "host") for name in ("gpu", "step") if name in tables]).unique()
+
+
 def seen_rows(windows: pl.DataFrame, step: float, since: datetime | None = None) -> pl.DataFrame:
     """SEEN of the host windows (ts, host); those up to `since` were judged late."""
     late = pl.col("ts") <= since if since else pl.lit(False)
@@ -109,8 +115,11 @@ def kept(scan: Scan, start: datetime | None, end: datetime | None) -> Kept | Non
         return None
     newest = seen["ts"].max()
     assert isinstance(newest, datetime)
-    rows = scan("gpu", start, end).select("host", on_grid(step).cast(TS).alias("ts")).unique()
-    missed = rows.join(seen.lazy(), on=["host", "ts"], how="anti").collect(engine="streaming")
+    missed = (
+        looked_at({name: scan(name, start, end) for name in ("gpu", "step")}, step)
+        .join(seen.lazy(), on=["host", "ts"], how="anti")
+        .collect(engine="streaming")
+    )
     if not missed.is_empty():
         fresh = datetime.now(UTC) - newest < BEHIND and (missed["ts"] > newest).all()
         if not fresh:

@@ -50,7 +50,8 @@ COMM = Ramp("exposed communication beyond the best windows", "x_comm", 0.03, 0.1
 #: the ranks that starve tells how much of the starving the storage can explain, whatever its speed.
 M_OUT = Ramp("reads outstanding at the mount for each starving rank", "m_explains", 0.3, 0.8)
 META_OUT = Ramp("metadata operations outstanding for each starving rank", "m_meta_explains", 0.3, 0.8)
-D_OUT = Ramp("reads outstanding at the disk for each starving rank", "d_explains", 0.3, 0.8)
+#: What it waits beside its reads is the CPU work of reading, and time that other programs take from it.
+D_OUT = Ramp("reads outstanding at the disk for each starving rank", "d_explains", 0.3, 0.6)
 META = Ramp("share of metadata operations", "m_meta_share", 0.4, 0.7)
 STARVED = Ramp("a GPU of the job without any kernel", "g_starves", 0.06, 0.2)
 WRITES = Ramp(

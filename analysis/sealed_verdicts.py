@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from wellfed.analysis.judged import frames, kept, seen_rows
-from wellfed.analysis.schema import TS
+from wellfed.analysis.judged import frames, kept, looked_at, seen_rows
 from wellfed.analysis.segment import State, cut, joined, map_segment
 from wellfed.analysis.segments import hour_name, hour_start
 from wellfed.analysis.store import Store
-from wellfed.analysis.windows import native_step, on_grid
+from wellfed.analysis.windows import native_step
 from wellfed.collectors.catalog import TABLES
 
 __all__ = ["WARM", "Latecomers", "judge_hour"]
@@ -38,7 +37,7 @@ class Latecomers:
 
         Raises OSError when the disk fails.
         """
-        sealed = self._store.sealed("gpu")
+        sealed = {**self._store.sealed("step"), **self._store.sealed("gpu")}
         self._looked = {hour: stamp for hour, stamp in self._looked.items() if hour in sealed}
         for hour in sorted(sealed, reverse=True):
             if hour < hour_name(now - REACH) or self._looked.get(hour) == sealed[hour]:
@@ -60,7 +59,8 @@ def judge_hour(store: Store, hour: str) -> None:
     state = State(step)
     partials = [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
     inside = (pl.col("ts") > begin) & (pl.col("ts") <= end)
-    placed = tables["gpu"].select(on_grid(step).cast(TS).alias("ts"), "host").unique()
-    seen = seen_rows(placed.filter(inside).sort("ts", "host").collect(engine="streaming"), step)
+    seen = seen_rows(
+        looked_at(tables, step).filter(inside).sort("ts", "host").collect(engine="streaming"), step
+    )
     partial = joined(partials, step).each(lambda rows: rows.filter(inside))
-    store.replace(hour, frames(partial, seen))
+    store.replace(hour, frames(partial, seen_rows(windows, step)))

@@ -57,8 +57,8 @@ SIGNATURES: Sequence[Signature] = (
                 Ramp(
                     "time of disk reads over time lost",
                     pl.col("d_outstanding") * pl.col("covered_seconds") / pl.col("lost_seconds"),
-                    0.35,
-                    0.7,
+                    0.25,
+                    0.5,
                 ),
             ],
         ],

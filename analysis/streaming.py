@@ -15,6 +15,7 @@ import polars as pl
 
 from wellfed.analysis.cost import priced
 from wellfed.analysis.findings import Ledger
+from wellfed.analysis.judged import looked_at
 from wellfed.analysis.live import Verdict
 from wellfed.analysis.roots import own_causes, root_view
 from wellfed.analysis.schema import TS
@@ -67,9 +68,9 @@ class Stream:
         return Verdict(partial, rooted, self._looked_at(tables), findings, newest)
 
     def _looked_at(self, tables: Mapping[str, pl.LazyFrame]) -> pl.DataFrame:
-        rows = tables["gpu"] if "gpu" in tables else pl.LazyFrame(schema=_SEEN)
-        placed = rows.select(on_grid(self.state.step).cast(TS).alias("ts"), "host").unique()
-        return placed.sort("ts", "host").collect()
+        if not tables:
+            return pl.DataFrame(schema=_SEEN)
+        return looked_at(tables, self.state.step).sort("ts", "host").collect()
 
 
 class Streaming:

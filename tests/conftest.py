@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -11,6 +12,27 @@ from pathlib import Path
 import pytest
 from faulty import Faults
 from programs import Programs, fetch, free_port, until
+
+
+@pytest.fixture(scope="session")
+def turns(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(autouse=True)
+def alone(request: pytest.FixtureRequest, turns: Path) -> Iterator[None]:
+    """A test marked `alone` waits for the tests of other workers, and they for it."""
+    with open(turns / "gate", "w") as gate, open(turns / "room", "w") as room:
+        # Who wants the room for itself holds the gate meanwhile, or the others would never leave it empty.
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        if request.node.get_closest_marker("alone"):
+            fcntl.flock(room, fcntl.LOCK_EX)
+        else:
+            fcntl.flock(room, fcntl.LOCK_SH)
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture

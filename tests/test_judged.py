@@ -82,6 +82,15 @@ def test_a_whole_range_has_the_document_of_a_diagnosis(store: Store) -> None:
     assert_frame_equal(known.windows, made.windows)
 
 
+def test_a_loop_without_a_gpu_is_kept_too(tables: Mapping[str, pl.DataFrame], tmp_path: Path) -> None:
+    with Store(tmp_path / "s") as store:
+        store.append({name: rows for name, rows in tables.items() if name != "gpu"})
+        Live(store, Streaming(store)).update(END)
+        known = answer(store)
+        assert known.document["totals"]["lost_seconds"] > 0
+        same(known.document, anew(store).document)
+
+
 def test_a_window_has_one_verdict_whatever_range_is_asked_for(store: Store) -> None:
     whole = answer(store)
     start, end = END - timedelta(seconds=545), END - timedelta(seconds=35)
