@@ -59,8 +59,6 @@ def judge_hour(store: Store, hour: str) -> None:
     state = State(step)
     partials = [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
     inside = (pl.col("ts") > begin) & (pl.col("ts") <= end)
-    seen = seen_rows(
-        looked_at(tables, step).filter(inside).sort("ts", "host").collect(engine="streaming"), step
-    )
+    windows = looked_at(tables, step).filter(inside).sort("ts", "host").collect(engine="streaming")
     partial = joined(partials, step).each(lambda rows: rows.filter(inside))
     store.replace(hour, frames(partial, seen_rows(windows, step)))
