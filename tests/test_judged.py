@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,27 @@ def tables() -> Mapping[str, pl.DataFrame]:
     return simulate("straggler-host-storage", seed=1, end=END).tables
 
 
-@pytest.fixture
-def store(tables: Mapping[str, pl.DataFrame], tmp_path: Path) -> Store:
-    """With a verdict a minute, as a hub gives it."""
-    store = Store(tmp_path / "store")
+@pytest.fixture(scope="module")
+def folder(tables: Mapping[str, pl.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a verdict a minute, as a hub gives it."""
+    path = tmp_path_factory.mktemp("judged") / "store"
     first = tables["gpu"]["ts"].min()
     assert isinstance(first, datetime)
-    live, done = Live(store, Streaming(store)), first - STEP
-    while done < END:
-        until = done + timedelta(minutes=1)
-        store.append(between(tables, done, until))
-        live.update(until)
-        done = until
-    return store
+    with Store(path) as store:
+        live, done = Live(store, Streaming(store)), first - STEP
+        while done < END:
+            until = done + timedelta(minutes=1)
+            store.append(between(tables, done, until))
+            live.update(until)
+            done = until
+    return path
+
+
+@pytest.fixture
+def store(folder: Path, tmp_path: Path) -> Iterator[Store]:
+    """A copy of it."""
+    with Store(shutil.copytree(folder, tmp_path / "store")) as copy:
+        yield copy
 
 
 def between(tables: Mapping[str, pl.DataFrame], start: datetime, end: datetime) -> dict[str, pl.DataFrame]:
