@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from bench.receiver import ROOT, node_rows, wait
-from wellfed.analysis.receiver_layout import learn
+from wellfed.analysis.receiver_learn import learn
 from wellfed.collectors.otlp import Encoder
 from wellfed.collectors.sampler import Window
 
@@ -61,7 +61,7 @@ class Bodies:
     def __init__(self) -> None:
         self._encoder = Encoder({"host.name": NAME.format(0), "service.name": "wellfed-agent"})
         self._rows = node_rows()
-        self.points = learn(self._encoder.encode(Window(time.time() // 10 * 10, self._rows))).points
+        self.points = learn(self._encoder.encode(Window(time.time() // 10 * 10, self._rows))).kind.points
 
     def window(self, ts: float) -> None:
         """Makes the requests of a window."""
