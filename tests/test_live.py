@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,73 @@ def test_what_a_job_loses_to_a_cause_begins_at_zero(
     assert lost.keys() == CAUSES.keys()
     assert lost["storage.read"] == 0.0
     assert sum(lost.values()) == pytest.approx(totals(live, "job_lost_gpu_seconds")[""])
+
+
+def scraped(live: Live) -> dict[tuple[str, ...], float]:
+    """Every counter of verdicts on a page, by name and labels."""
+    text = Exposition(openmetrics=True).render((), verdicts(live)).decode()
+    return {
+        (family.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        if family.type == "counter"
+        for sample in family.samples
+    }
+
+
+def test_a_scrape_a_minute_sees_all_that_a_series_ever_counted(
+    starved: Mapping[str, pl.DataFrame], tmp_path: Path
+) -> None:
+    start, window = END - timedelta(minutes=45), timedelta(seconds=10)
+    pages = []
+    with Store(tmp_path / "s") as store:
+        live = Live(store, Streaming(store))
+        for number in range(1, 61):
+            end = start + number * window
+            store.append(part(starved, end - window, end))
+            live.update(end)
+            if number % 6 == 5:
+                pages.append(scraped(live))
+            if number in (3, 31):
+                # As after a kill -9: a series that was published at 0 goes on so, one with a value keeps it.
+                before = scraped(live)
+                live = Live(store, Streaming(store))
+                assert scraped(live) == before
+        counted = live.counters
+    assert {page[key] for page in pages for key in page.keys() - pages[0].keys()} >= {0.0}
+    for first, then in pairwise(pages):
+        assert all(then[key] == 0.0 for key in then.keys() - first.keys())
+        assert all(then[key] >= value for key, value in first.items())
+    # What increase() sees of each series is all of it.
+    seen = {key: value for key, value in pages[-1].items() if value}
+    appeared = {key: next(page[key] for page in pages if key in page) for key in seen}
+    assert set(appeared.values()) == {0.0}
+    named = {row[0] for row in counted.filter(pl.col("value") > 0).select("metric").iter_rows()}
+    assert {key[0].removeprefix("wellfed_") for key in seen} == named
+
+
+def test_what_a_host_brings_late_is_published_at_once(tmp_path: Path) -> None:
+    tables = simulate("nfs-slow-server", seed=1, end=END).tables
+    with Store(tmp_path / "s") as store:
+        store.append(tables)
+        live = Live(store, Streaming(store))
+        live.update(END)
+        page = scraped(live)
+    lost = {key: value for key, value in page.items() if key[0] == "wellfed_lost_gpu_seconds"}
+    assert sum(lost.values()) == pytest.approx(totals(live, "lost_gpu_seconds")[""])
+
+
+def test_counters_of_a_hub_that_knew_no_births_go_on(
+    starved: Mapping[str, pl.DataFrame], tmp_path: Path
+) -> None:
+    with Store(tmp_path / "s") as store:
+        store.append(starved)
+        live = Live(store, Streaming(store))
+        live.update(END)
+        counted = live.counters.drop("born")
+        path = tmp_path / "s" / "live.parquet"
+        metadata = {k: v for k, v in pl.read_parquet_metadata(path).items() if k.startswith("wellfed")}
+        pl.read_parquet(path).drop("born").write_parquet(path, metadata=metadata)
+        assert Live(store, Streaming(store)).counters.drop("born").equals(counted)
 
 
 def test_a_window_is_judged_once_it_had_time_to_arrive() -> None:
