@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from wellfed.analysis import streaming
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.diagnose import diagnose
-from wellfed.analysis.live import Live, settled
+from wellfed.analysis.live import Live, Verdict, settled
 from wellfed.analysis.live_findings import Tracker
 from wellfed.analysis.scenarios import simulate
+from wellfed.analysis.schema import TS
 from wellfed.analysis.store import Store
 from wellfed.analysis.streaming import Streaming
 from wellfed.collectors.catalog import TABLES
@@ -247,35 +247,47 @@ def scraped(live: Live) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_a_scrape_a_minute_sees_all_that_a_series_ever_counted(
-    starved: Mapping[str, pl.DataFrame], tmp_path: Path
-) -> None:
-    start, window = END - timedelta(minutes=45), timedelta(seconds=10)
+class Scripted:
+    """Two GPUs of a job, one of which loses from the third minute on, and a GPU of another job from the sixth."""
+
+    def update(self, until: datetime, since: datetime | None) -> Verdict:
+        minute = (until - END).total_seconds() / 60
+        rows = [("GPU-0", "j1", "storage.read", 2.0), ("GPU-1", "j1", "cpu.preprocess", 3.0 * (minute >= 3))]
+        rows += [("GPU-2", "j2", "fabric.link", 4.0)] if minute >= 6 else []
+        frame = pl.DataFrame(rows, schema=["gpu", "job", "cause", "lost_seconds"], orient="row").with_columns(
+            pl.lit(until).cast(TS).alias("ts"), host=pl.lit("n1"), dt=10.0, covered_seconds=10.0
+        )
+        lost = frame.filter(pl.col("lost_seconds") > 0)
+        return Verdict(frame, lost, lost, [], until)
+
+
+def test_a_scrape_a_minute_sees_all_that_a_series_ever_counted(tmp_path: Path) -> None:
     pages = []
     with Store(tmp_path / "s") as store:
-        live = Live(store, Streaming(store))
-        for number in range(1, 61):
-            end = start + number * window
-            store.append(part(starved, end - window, end))
-            live.update(end)
+        live = Live(store, Scripted())
+        for number in range(1, 60):
+            live.update(END + timedelta(seconds=10 * number))
             if number % 6 == 5:
                 pages.append(scraped(live))
-            if number in (3, 31):
+            if number in (3, 21, 40):
                 # As after a kill -9: a series that was published at 0 goes on so, one with a value keeps it.
                 before = scraped(live)
-                live = Live(store, Streaming(store))
+                live = Live(store, Scripted())
                 assert scraped(live) == before
-        counted = live.counters
-    assert {page[key] for page in pages for key in page.keys() - pages[0].keys()} >= {0.0}
-    for first, then in pairwise(pages):
-        assert all(then[key] == 0.0 for key in then.keys() - first.keys())
-        assert all(then[key] >= value for key, value in first.items())
-    # What increase() sees of each series is all of it.
-    seen = {key: value for key, value in pages[-1].items() if value}
-    appeared = {key: next(page[key] for page in pages if key in page) for key in seen}
-    assert set(appeared.values()) == {0.0}
-    named = {row[0] for row in counted.filter(pl.col("value") > 0).select("metric").iter_rows()}
-    assert {key[0].removeprefix("wellfed_") for key in seen} == named
+        counted = {
+            (f"wellfed_{row[0]}", *filter(None, row[1:5])): row[5] for row in live.counters.iter_rows()
+        }
+    lost = "wellfed_lost_gpu_seconds"
+    assert {key[2] for key in pages[-1] if key[0] == lost} == {"GPU-0", "GPU-1", "GPU-2"}
+    for key, value in pages[-1].items():
+        values = [page[key] for page in pages if key in page]
+        # What increase() sees of each series is all that it ever counted.
+        assert values[0] == 0.0
+        assert values == sorted(values)
+        assert value == pytest.approx(counted.get(key, 0.0))
+    # A cause that is new to a job has been there at 0 since the job began, and is published at once.
+    late = [page[("wellfed_job_lost_gpu_seconds", "j1", "cpu.preprocess")] for page in pages]
+    assert late[2:4] == [0.0, 18.0]
 
 
 def test_what_a_host_brings_late_is_published_at_once(tmp_path: Path) -> None:
