@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from wellfed.analysis.receiver_known import Known
@@ -81,7 +82,7 @@ class Receiver:
         self._known = Known(self._limits.layouts)
         self._integrals = Integrals()
         self._hosts: dict[str, float] = {}
-        self._things: dict[str, tuple[int, set[int]]] = {}
+        self._things: dict[str, tuple[int, npt.NDArray[np.int64]]] = {}
         self._lock = threading.Lock()
         self._waiting: list[tuple[Decoded, Future[Decoded]]] = []
         self._come = threading.Condition(self._lock)
@@ -153,12 +154,14 @@ class Receiver:
                     if len(self._hosts) >= self._limits.hosts:
                         refused[host] = "senders"
                         continue
-                since, known = self._things.get(host, (hour, set()))
-                known = known if since == hour else set()
-                if len(known | things) > self._limits.things:
+                since, known = self._things.get(host, (hour, things))
+                if since != hour or np.array_equal(known, things):
+                    known = things
+                else:
+                    known = np.union1d(known, things)
+                if len(known) > self._limits.things:
                     refused[host] = "series"
                     continue
-                known |= things
                 self._things[host] = (hour, known)
                 self._hosts.setdefault(host, 0.0)
         return refused

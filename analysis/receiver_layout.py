@@ -31,8 +31,9 @@ LONGEST_HOLD = 180.0
 #: GPUs whose levels are integrated at once.
 MOST_LEVELS = 100_000
 
-#: Bytes that a row costs as one of the things of its host.
-_THING = 100
+#: Bytes that a sender costs, and a column of texts that is its own, beside what is in them.
+_SENDER = 10_000
+_COLUMN = 4_000
 
 _Ints = npt.NDArray[np.int64]
 _Places = npt.NDArray[np.int32]
@@ -79,11 +80,13 @@ class Integrals:
 class Block:
     """Where a table's rows lie among all cells and texts. cells, texts: the first one's place. owners: host
     of each row. first: number of its first point. points: how many it has. levels: row and number of a point.
+    columns: the texts of the first sender, as those of many are the same.
     """
 
     table: str
     cells: int
     texts: int
+    columns: Sequence[pl.Series]
     owners: Sequence[str]
     first: _Places
     points: _Ints
@@ -159,25 +162,34 @@ class Kind:
         plain = data.decode("latin-1")
         for at, start, stop in self.slots:
             texts[at] = plain[offset + start : offset + stop]
+        hosts = pl.Series(HOST, [host] * max((len(block.owners) for block in self.blocks), default=0))
         things: dict[str, set[int]] = {}
         fixed, levels = [], []
+        cost = _SENDER
         for block in self.blocks:
             height = len(block.owners)
             owners = block.owners if host is None else [host] * height
             table = TABLES[block.table]
-            columns: dict[str, Sequence[str | None]] = {
-                name: texts[block.texts + height * nth : block.texts + height * (nth + 1)]
-                for nth, name in enumerate(texts_of(block.table))
-            }
-            keys = list(zip(*(columns[key] for key in table.keys if key != HOST), strict=True))
-            keys = keys or [()] * height
+            named = HOST in table.keys
+            columns = [
+                hosts.head(height) if named and host else _column(HOST, owners if named else [None] * height)
+            ]
+            names: list[Sequence[str | None]] = []
+            for nth, column in enumerate(block.columns):
+                span = slice(block.texts + height * nth, block.texts + height * (nth + 1))
+                mine = texts[span]
+                names.append(mine)
+                if mine != self.texts[span]:
+                    column = _column(column.name, mine)
+                    cost += _COLUMN + int(column.estimated_size())
+                columns.append(column)
+            keys = list(zip(*names[: len(table.keys) - named], strict=True)) or [()] * height
             for owner, key in zip(owners, keys, strict=True):
                 things.setdefault(owner, set()).add(hash((block.table, owner, key)))
-            columns = {HOST: owners if HOST in table.keys else [None] * height, **columns}
-            fixed.append(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String())))
+            fixed.append(pl.DataFrame(columns))
             levels.append([(row, (owners[row], str(keys[row][0])), point) for row, point in block.levels])
-        cost = sum(int(frame.estimated_size()) + _THING * frame.height for frame in fixed)
-        known = {owner: frozenset(found) for owner, found in things.items()}
+        known = {owner: np.unique(np.fromiter(found, np.int64)) for owner, found in things.items()}
+        cost += sum(found.nbytes for found in known.values())
         return Layout(self, offset, digest(data, self.changing, offset), known, cost, fixed, levels)
 
 
@@ -185,13 +197,13 @@ class Kind:
 class Layout:
     """What the bytes of one sender's request mean.
 
-    things: the rows of each host, as hashes. cost: bytes of memory beside those of its kind.
+    things: the rows of each host, as hashes in order. cost: bytes of memory beside those of its kind.
     """
 
     kind: Kind
     offset: int
     digest: bytes
-    things: dict[str, frozenset[int]]
+    things: dict[str, _Ints]
     cost: int
     _fixed: Sequence[pl.DataFrame]
     _levels: Sequence[Sequence[tuple[int, tuple[str, str], int]]]
@@ -223,6 +235,10 @@ class Layout:
                 matrix[row, COLUMN["gpu"]["observed_seconds"]] = observed
             parts.append(Part(block.table, fixed, matrix, ts, block.points))
         return parts
+
+
+def _column(name: str, texts: Sequence[str | None]) -> pl.Series:
+    return pl.Series(name, texts, pl.String())
 
 
 def texts_of(table: str) -> list[str]:

@@ -14,8 +14,9 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
-from wellfed.analysis.receiver_layout import COLUMN, SPREAD, Block, Kind, Layout, Spans, digest
+from wellfed.analysis.receiver_layout import COLUMN, SPREAD, Block, Kind, Layout, Spans, digest, texts_of
 from wellfed.analysis.receiver_names import INFOS, KEYS, Target, free, host_of, target
 from wellfed.analysis.receiver_wire import Metric, head, texts, walk
 from wellfed.collectors.catalog import TABLES
@@ -157,12 +158,15 @@ class _Seen:
             sizes = shared(np.array([row.points for row in rows], np.int64))
             levels = [(i, row.level) for i, row in enumerate(rows) if row.level >= 0]
             owners = [row.host for row in rows]
-            blocks.append(Block(table, start, len(wording), owners, first, sizes, levels))
-            for attribute, column_of in _wordings(table):
+            at = len(wording)
+            columns = []
+            for name, (attribute, column_of) in zip(texts_of(table), _wordings(table), strict=True):
                 for row in rows:
                     if (span := params.get((id(row), attribute))) is not None:
                         slots.append((len(wording), *span))
                     wording.append(column_of(row))
+                columns.append(pl.Series(name, wording[-len(rows) :], pl.String()))
+            blocks.append(Block(table, start, at, columns, owners, first, sizes, levels))
             base.append(empty)
             start += len(empty)
         changing = np.array(sorted(set(self._changing)), np.int32) - offset

@@ -144,8 +144,8 @@ def test_a_thousand_nodes_of_a_kind_are_learned_once(learned: list[int]) -> None
         assert read(layout, data) == official(data)
         assert layout.kind.rejected == {"unknown": 1}
     assert len(learned) == 1
-    # 10 rows each, with their names.
-    assert known.held < 1000 * 5_000
+    # Beside ten rows with names of their own, a node costs little.
+    assert known.held < 1000 * 25_000
 
 
 def renamed(data: bytes, *pairs: tuple[bytes, bytes]) -> bytes:
@@ -181,7 +181,9 @@ def test_what_is_not_of_the_kind_is_learned_anew(
     except ValueError:
         assert b"\xff" in other
     else:
-        assert layout.things == learn(other).things
+        assert {host: set(found) for host, found in layout.things.items()} == {
+            host: set(found) for host, found in learn(other).things.items()
+        }
         assert layout.kind.rejected == learn(other).kind.rejected
     assert len(learned) == 2
 
