@@ -22,7 +22,7 @@ from wellfed.analysis.history_document import document
 from wellfed.analysis.history_partial import GPU, RATIOS, SUMS, UNITS, Partial, Segment
 from wellfed.analysis.judged import STORED, kept
 from wellfed.analysis.roots import root_view
-from wellfed.analysis.schema import schema
+from wellfed.analysis.schema import keys, schema
 from wellfed.analysis.segments import hour_name, hour_start
 from wellfed.collectors.catalog import TABLES
 from wellfed.errors import UserError
@@ -34,27 +34,41 @@ __all__ = ["Partial", "Segment", "combine", "map_segment", "plan"]
 WARM = 2
 #: Rows of `gpu` that a segment holds at most, unless it is one hour already.
 ROWS = 3_000_000
+#: Tables whose rows tell how much an hour holds.
+_COUNTED = ("gpu", "step", "host")
 _HOUR = timedelta(hours=1)
 _TICK = timedelta(milliseconds=1)
 
 
-def plan(url: str, start: datetime | None = None, end: datetime | None = None) -> list[Segment]:
-    """The segments of a lake in (start, end], oldest first. Raises UserError where nothing can be read."""
-    url = url.rstrip("/")
-    held = {table: _hours(url, table) for table in STORED}
+def plan(*urls: str, start: datetime | None = None, end: datetime | None = None) -> list[Segment]:
+    """The segments of a lake in (start, end], oldest first. Raises UserError where nothing can be read.
+
+    urls: its folders, one a hub. Hours of the same name are one, so that jobs of several are judged whole and
+    anew: a hub's own verdicts know its part alone.
+    """
+    held: dict[str, dict[str, tuple[tuple[str, ...], int]]] = {table: {} for table in STORED}
+    folders = dict.fromkeys(url.rstrip("/") for url in urls)
+    for url in folders:
+        found = {table: _hours(url, table) for table in (STORED if len(folders) == 1 else TABLES)}
+        if not any(found[table] for table in _COUNTED):
+            raise UserError(f"no sealed hours in {url}: expected gpu/<YYYY-MM-DDTHH>.parquet and so on")
+        for table, hours in found.items():
+            for hour, (path, count) in hours.items():
+                paths, before = held[table].get(hour, ((), 0))
+                held[table][hour] = (*paths, path), before + count
     rows: dict[str, int] = {}
-    for table in ("gpu", "step", "host"):
+    for table in _COUNTED:
         for hour, (_, count) in held[table].items():
             rows[hour] = max(rows.get(hour, 0), count)
-    if not rows:
-        raise UserError(f"no sealed hours in {url}: expected gpu/<YYYY-MM-DDTHH>.parquet and so on")
     wanted = [
         hour
         for hour in sorted(rows)
         if (start is None or hour_start(hour) + _HOUR > start) and (end is None or hour_start(hour) < end)
     ]
     if not wanted:
-        raise UserError(f"{url} holds {min(rows)} to {max(rows)}, nothing of it in the range asked for")
+        raise UserError(
+            f"{' and '.join(urls)} holds {min(rows)} to {max(rows)}, nothing of it in the range asked for"
+        )
     groups: list[list[str]] = []
     for hour in wanted:
         last = groups[-1] if groups else []
@@ -68,14 +82,17 @@ def plan(url: str, start: datetime | None = None, end: datetime | None = None) -
 
 def _segment(
     hours: Sequence[str],
-    held: Mapping[str, Mapping[str, tuple[str, int]]],
+    held: Mapping[str, Mapping[str, tuple[tuple[str, ...], int]]],
     start: datetime | None,
     end: datetime | None,
 ) -> Segment:
     # An hour's file begins with the window that ends on the hour.
     first, last = hour_start(hours[0]) - _TICK, hour_start(hours[-1]) + _HOUR - _TICK
     every = [*(hour_name(hour_start(hours[0]) - n * _HOUR) for n in range(WARM, 0, -1)), *hours]
-    files = {table: tuple(paths[hour][0] for hour in every if hour in paths) for table, paths in held.items()}
+    files = {
+        table: tuple(path for hour in every if hour in hours for path in hours[hour][0])
+        for table, hours in held.items()
+    }
     return Segment(
         tuple(hours), files, max(first, start) if start else first, min(last, end) if end else last
     )
@@ -121,6 +138,9 @@ def _scan(segment: Segment, name: str, start: datetime | None, end: datetime | N
         if files
         else want.to_frame().lazy()
     )
+    if len({path.rpartition("/")[2] for path in files}) < len(files):
+        # What an agent sent to one hub, unacknowledged, and then to another is one row.
+        rows = rows.unique(keys(STORED[name]))
     rows = rows.filter(pl.col("ts") > start) if start else rows
     return rows.filter(pl.col("ts") <= end) if end else rows
 

@@ -3,7 +3,8 @@
 A Judge says what the newest windows lost; here that is added up and remembered in DIR/live.parquet, written
 whole after each update, and the verdicts themselves go into the store (wellfed.analysis.judged). Windows that
 came late for one host are counted when they come, each exactly once: the newest counted window is kept by
-host.
+host. rate() does not see what a counter has when it appears, so a new series is published at 0 until it has
+been scraped.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ log = logging.getLogger("wellfed.live")
 EXPIRE = timedelta(hours=1)
 #: A gauge of the last window holds no longer than this.
 CURRENT = timedelta(minutes=2)
+#: How long a new series is published at 0: a scrape a minute, and a window. What it has by then is seen as
+#: one step. Windows of a host or job that are older than CURRENT when they come are no increase of now.
+UNSEEN = timedelta(seconds=70)
 
 _KEY = ("host", "gpu", "job", "cause")
 _LATEST = pl.Schema(
@@ -84,7 +88,9 @@ class Live:
 
     @property
     def counters(self) -> pl.DataFrame:
-        """metric, host, gpu, job, cause ("" where it does not apply), value, ts of the last change."""
+        """metric, host, gpu, job, cause ("" where it does not apply), value, ts of the last change; born:
+        when it was new, null once its value is published.
+        """
         with self._lock:
             return self._state.counters.filter(pl.col("metric") != MARK)
 
@@ -168,12 +174,29 @@ def _added(counters: pl.DataFrame, new: Verdict, until: datetime) -> pl.DataFram
         ),
         _sums(new.partial.windows.with_columns(pl.lit(0.0).alias("_")), MARK, "_", ("host",)),
     ]
-    summed = (
-        pl.concat([counters, *parts])
-        .group_by("metric", *_KEY, maintain_order=True)
-        .agg(pl.col("value").sum(), pl.col("ts").max())
+    late = pl.col("ts").min() <= until - CURRENT
+    hosts, jobs = (
+        new.partial.windows.group_by(by).agg(late).filter("ts")[by].drop_nulls() for by in ("host", "job")
     )
-    return summed.filter(pl.col("ts") > until - EXPIRE)
+    of_late = pl.col("host").is_in(hosts.implode()) | (pl.col("host") == "") & pl.col("job").is_in(
+        jobs.implode()
+    )
+    added = pl.concat(parts).with_columns(born=pl.when(~of_late).then(pl.lit(until, TS)))
+    summed = (
+        pl.concat([counters, added])
+        .group_by("metric", *_KEY, maintain_order=True)
+        .agg(pl.col("value").sum(), pl.col("ts").max(), pl.col("born").first())
+        .with_columns(born=pl.when(pl.col("born") > until - UNSEEN).then("born"))
+    )
+    return _as_their_jobs(summed).filter(pl.col("ts") > until - EXPIRE)
+
+
+def _as_their_jobs(counters: pl.DataFrame) -> pl.DataFrame:
+    """What a job lost to a cause is no newer than the job: it is published for every cause from then on."""
+    jobs = counters.filter(pl.col("metric") == "job_gpu_seconds").select("job", pl.col("born").alias("_job"))
+    lost = pl.col("metric") == "job_lost_gpu_seconds"
+    born = pl.when(lost).then("_job").otherwise("born").alias("born")
+    return counters.join(jobs, on="job", how="left", maintain_order="left").with_columns(born).drop("_job")
 
 
 def _by_cause(shares: pl.DataFrame) -> dict[tuple[str, str], float]:

@@ -30,15 +30,16 @@ _FINDINGS = "wellfed.findings"
 _COUNTERS = pl.Schema(
     {
         "metric": pl.String(), "host": pl.String(), "gpu": pl.String(), "job": pl.String(),
-        "cause": pl.String(), "value": pl.Float64(), "ts": TS,
+        "cause": pl.String(), "value": pl.Float64(), "ts": TS, "born": TS,
     }
 )  # fmt: skip
-_GAUGES = pl.Schema({name: kind for name, kind in _COUNTERS.items() if name not in ("cause", "ts")})
+_GAUGES = pl.Schema({name: kind for name, kind in _COUNTERS.items() if name not in ("cause", "ts", "born")})
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """counters: metric, host, gpu, job, cause, value, ts. gauges: metric, host, gpu, job, value; not kept."""
+    """counters: metric, host, gpu, job, cause, value, ts, born (null: long ago). gauges: metric, host,
+    gpu, job, value; not kept."""
 
     counters: pl.DataFrame
     gauges: pl.DataFrame
@@ -52,7 +53,11 @@ def load(root: str) -> State:
     try:
         with open(path, "rb") as file:
             data = file.read()
-        counters = pl.read_parquet(BytesIO(data)).select(list(_COUNTERS)).cast(_COUNTERS)
+        frame = pl.read_parquet(BytesIO(data))
+        if "born" not in frame.columns:
+            # Written before there was that column: all that is in it has been published.
+            frame = frame.with_columns(born=None)
+        counters = frame.select(list(_COUNTERS)).cast(_COUNTERS)
         findings = json.loads(pl.read_parquet_metadata(BytesIO(data))[_FINDINGS])
     except FileNotFoundError:
         return empty

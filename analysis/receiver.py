@@ -2,23 +2,23 @@
 
 Any number of threads decode; one writes what came together as one append, so that a thousand senders cost a
 few files a window, not a few thousand. A row with the key and `ts` of an earlier one replaces it, in whatever
-order they come. Layouts of known senders are kept (wellfed.analysis.receiver_layout).
+order they come. Layouts of known senders are kept (wellfed.analysis.receiver_known).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from wellfed.analysis.receiver_layout import Integrals, Layout, Part, learn
-from wellfed.analysis.receiver_wire import first_resource
+from wellfed.analysis.receiver_known import Known
+from wellfed.analysis.receiver_layout import Integrals, Layout, Part
 from wellfed.analysis.schema import TS, schema
 from wellfed.analysis.store import Store
 from wellfed.collectors.catalog import HOST, TABLES
@@ -79,11 +79,10 @@ class Receiver:
         self.rejected = dict.fromkeys(REASONS, 0)
         self._store = store
         self._limits = limits or Limits()
-        self._layouts: OrderedDict[tuple[int, bytes], Layout] = OrderedDict()
-        self._held = 0
+        self._known = Known(self._limits.layouts)
         self._integrals = Integrals()
         self._hosts: dict[str, float] = {}
-        self._things: dict[str, tuple[int, set[int]]] = {}
+        self._things: dict[str, tuple[int, npt.NDArray[np.int64]]] = {}
         self._lock = threading.Lock()
         self._waiting: list[tuple[Decoded, Future[Decoded]]] = []
         self._come = threading.Condition(self._lock)
@@ -114,24 +113,18 @@ class Receiver:
     def decode(self, data: bytes, now: float | None = None) -> Decoded:
         """The rows of a serialized ExportMetricsServiceRequest. Raises ValueError when it is none."""
         now = time.time() if now is None else now
-        key = (len(data), first_resource(data))
-        with self._lock:
-            layout = self._layouts.get(key)
-            if layout is not None:
-                self._layouts.move_to_end(key)
-        if layout is None or not layout.fits(data):
-            layout = self._learn(key, data)
+        layout = self._known.find(data)
         refused = self._admit(layout, now)
         parts = layout.read(data, self._integrals)
         if parts is None:
-            layout = self._learn(key, data)
+            layout = self._known.learn(data)
             parts = layout.read(data, self._integrals) or []
-        rejected = dict(layout.rejected)
+        rejected = dict(layout.kind.rejected)
         taken = [
             part for whole in parts if (part := self._bounded(whole, refused, now, rejected)) is not None
         ]
         hosts = dict.fromkeys(layout.things.keys() - refused.keys(), _latest(taken))
-        return Decoded(taken, layout.points, rejected, hosts)
+        return Decoded(taken, layout.kind.points, rejected, hosts)
 
     def commit(self, decoded: Decoded) -> Future[Decoded]:
         """Done when the rows are on disk; raises OSError when they cannot be written."""
@@ -149,19 +142,6 @@ class Receiver:
         with self._lock:
             self.rejected[reason] = self.rejected.get(reason, 0) + points
 
-    def _learn(self, key: tuple[int, bytes], data: bytes) -> Layout:
-        layout = learn(data)
-        with self._lock:
-            if key in self._layouts:
-                self._held -= self._layouts.pop(key).cost
-            if not layout.steady:
-                return layout
-            self._layouts[key] = layout
-            self._held += layout.cost
-            while self._held > self._limits.layouts and len(self._layouts) > 1:
-                self._held -= self._layouts.popitem(last=False)[1].cost
-        return layout
-
     def _admit(self, layout: Layout, now: float) -> dict[str, str]:
         """Hosts of the request whose rows are not taken, with the reason."""
         refused = {}
@@ -174,12 +154,14 @@ class Receiver:
                     if len(self._hosts) >= self._limits.hosts:
                         refused[host] = "senders"
                         continue
-                since, known = self._things.get(host, (hour, set()))
-                known = known if since == hour else set()
-                if len(known | things) > self._limits.things:
+                since, known = self._things.get(host, (hour, things))
+                if since != hour or np.array_equal(known, things):
+                    known = things
+                else:
+                    known = np.union1d(known, things)
+                if len(known) > self._limits.things:
                     refused[host] = "series"
                     continue
-                known |= things
                 self._things[host] = (hour, known)
                 self._hosts.setdefault(host, 0.0)
         return refused

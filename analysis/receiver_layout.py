@@ -1,28 +1,28 @@
 """A request's layout: learned once from its bytes; the same sender's next requests are read in one gather.
 
-Learning walks the bytes (8 us a point) and notes for each point where its time and value lie and which cell
-of which table it fills. A later request fits when all other bytes are the same, which a digest tells; reading
-it then costs 0.1 us a point. Points of one thing that lie within half a window of each other are one row.
+A layout knows for each point where its time and value lie and which cell of which table it fills. A later
+request fits when all other bytes are the same, which a digest tells; reading it then costs 0.1 us a point.
+What a layout knows is not about one node but about a kind of nodes: those whose requests differ in the host,
+the times, the values and the texts that name and describe their things, each as long as before. One of the
+kind is known after 2 ms, where learning (wellfed.analysis.receiver_learn) takes some 20.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from wellfed.analysis.receiver_names import Target, host_of, target
-from wellfed.analysis.receiver_wire import Metric, attributes, walk
+from wellfed.analysis.receiver_names import host_of
+from wellfed.analysis.receiver_wire import Head
 from wellfed.collectors.catalog import HOST, TABLES
 
-__all__ = ["Integrals", "Layout", "Part", "learn"]
+__all__ = ["COLUMN", "SPREAD", "Block", "Integrals", "Kind", "Layout", "Part", "Spans", "digest", "texts_of"]
 
 #: Nanoseconds within which points of one thing belong to one window.
 SPREAD = 5_000_000_000
@@ -31,12 +31,16 @@ LONGEST_HOLD = 180.0
 #: GPUs whose levels are integrated at once.
 MOST_LEVELS = 100_000
 
-#: Bytes that a row costs as one of the things of its host.
-_THING = 100
+#: Bytes that a sender costs, and a column of texts that is its own, beside what is in them.
+_SENDER = 10_000
+_COLUMN = 4_000
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 _Ints = npt.NDArray[np.int64]
+_Places = npt.NDArray[np.int32]
 _Floats = npt.NDArray[np.float64]
+
+#: By table: the place of each signal in a row.
+COLUMN = {t.name: {c.name: i for i, c in enumerate(t.signals)} for t in TABLES.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,282 +76,195 @@ class Integrals:
             return active, observed
 
 
-@dataclass(slots=True)
-class _Row:
-    """A row in the making. cells: column -> attributes -> number of the point."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Where a table's rows lie among all cells and texts. cells, texts: the first one's place. owners: host
+    of each row. first: number of its first point. points: how many it has. levels: row and number of a point.
+    columns: the texts of the first sender, as those of many are the same.
+    """
 
     table: str
-    host: str
-    key: tuple[str, ...]
-    time: int
-    first: int
-    info: dict[str, str] = field(default_factory=dict)
-    cells: dict[str, dict[bytes, int]] = field(default_factory=dict)
-    ones: dict[str, int] = field(default_factory=dict)
-    level: int = -1
-    points: int = 0
+    cells: int
+    texts: int
+    columns: Sequence[pl.Series]
+    owners: Sequence[str]
+    first: _Places
+    points: _Ints
+    levels: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """Where a table's rows lie among all cells. levels: row, (host, gpu), number of the point."""
+class Spans:
+    """Where the texts lie that may be others. firsts: where the same text was first."""
 
-    table: str
-    start: int
-    fixed: pl.DataFrame
-    first: _Ints
-    points: _Ints
-    levels: Sequence[tuple[int, tuple[str, str], int]]
+    starts: _Places
+    sizes: _Places
+    firsts: _Places
+
+    def blank(self, rest: bytearray) -> bool:
+        """Zeroes the texts; False, and nothing done, where two differ that should not, or not ASCII."""
+        ends = np.cumsum(self.sizes)
+        within = np.arange(self.sizes.sum()) - np.repeat(ends - self.sizes, self.sizes)
+        at = np.repeat(self.starts, self.sizes) + within
+        content = np.frombuffer(rest, np.uint8)
+        texts = content[at]
+        if (texts > 127).any() or (texts != content[np.repeat(self.firsts, self.sizes) + within]).any():
+            return False
+        content[at] = 0
+        return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """What the requests of nodes of a kind have in common; places count from behind the sender's attributes.
+
+    points: all in a request. rejected: of those, by reason, the ones that fill no cell. steady: it holds one
+    window, as the next one will. size: bytes behind the sender's attributes. shared: others may be of this
+    kind. cost: bytes of memory that no other kind holds too.
+    """
+
+    points: int
+    rejected: Mapping[str, int]
+    steady: bool
+    size: int
+    shared: bool
+    cost: int
+    changing: _Places
+    time_at: _Places
+    value_at: _Places
+    whole: npt.NDArray[np.bool_]
+    cell: _Places
+    point: _Places
+    near: tuple[_Places, _Places]
+    base: _Floats
+    blocks: tuple[Block, ...]
+    spans: Spans
+    texts: Sequence[str | None]
+    slots: Sequence[tuple[int, int, int]]
+    digest: bytes
+
+    def of(self, data: bytes, head: Head) -> Layout | None:
+        """The layout of another sender's request; None where it is not of this kind."""
+        host = host_of(head.attributes)
+        if not (self.shared and host and len(data) - head.stop == self.size):
+            return None
+        rest = bytearray(memoryview(data)[head.stop :])
+        if not self.spans.blank(rest) or digest(rest, self.changing, 0) != self.digest:
+            return None
+        layout = self.layout(data, head.stop, host)
+        # Two things of the same name would be one row.
+        same = sum(map(len, layout.things.values())) == sum(len(block.owners) for block in self.blocks)
+        return layout if same else None
+
+    def layout(self, data: bytes, offset: int, host: str | None) -> Layout:
+        """The layout of a request of this kind. host: of all its rows, None for those learned."""
+        texts = list(self.texts)
+        plain = data.decode("latin-1")
+        for at, start, stop in self.slots:
+            texts[at] = plain[offset + start : offset + stop]
+        hosts = pl.Series(HOST, [host] * max((len(block.owners) for block in self.blocks), default=0))
+        things: dict[str, set[int]] = {}
+        fixed, levels = [], []
+        cost = _SENDER
+        for block in self.blocks:
+            height = len(block.owners)
+            owners = block.owners if host is None else [host] * height
+            table = TABLES[block.table]
+            named = HOST in table.keys
+            columns = [
+                hosts.head(height) if named and host else _column(HOST, owners if named else [None] * height)
+            ]
+            names: list[Sequence[str | None]] = []
+            for nth, column in enumerate(block.columns):
+                span = slice(block.texts + height * nth, block.texts + height * (nth + 1))
+                mine = texts[span]
+                names.append(mine)
+                if mine != self.texts[span]:
+                    column = _column(column.name, mine)
+                    cost += _COLUMN + int(column.estimated_size())
+                columns.append(column)
+            keys = list(zip(*names[: len(table.keys) - named], strict=True)) or [()] * height
+            for owner, key in zip(owners, keys, strict=True):
+                things.setdefault(owner, set()).add(hash((block.table, owner, key)))
+            fixed.append(pl.DataFrame(columns))
+            levels.append([(row, (owners[row], str(keys[row][0])), point) for row, point in block.levels])
+        known = {owner: np.unique(np.fromiter(found, np.int64)) for owner, found in things.items()}
+        cost += sum(found.nbytes for found in known.values())
+        return Layout(self, offset, digest(data, self.changing, offset), known, cost, fixed, levels)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the bytes of one request mean.
+    """What the bytes of one sender's request mean.
 
-    points: all in it. rejected: of those, by reason, the ones that fill no cell. things: the rows of each
-    host, as hashes. steady: it holds one window, as the next one will. size: of the request. cost: bytes of
-    memory that no other layout holds too.
+    things: the rows of each host, as hashes in order. cost: bytes of memory beside those of its kind.
     """
 
-    points: int
-    rejected: dict[str, int]
-    things: dict[str, frozenset[int]]
-    steady: bool
-    size: int
-    cost: int
+    kind: Kind
+    offset: int
     digest: bytes
-    _changing: _Ints
-    _time_at: _Ints
-    _value_at: _Ints
-    _whole: npt.NDArray[np.bool_]
-    _cell: _Ints
-    _point: _Ints
-    _near: tuple[_Ints, _Ints]
-    _base: _Floats
-    _blocks: tuple[_Block, ...]
+    things: dict[str, _Ints]
+    cost: int
+    _fixed: Sequence[pl.DataFrame]
+    _levels: Sequence[Sequence[tuple[int, tuple[str, str], int]]]
 
     def fits(self, data: bytes) -> bool:
         """Whether a request differs from the learned one in times and values only."""
-        return len(data) == self.size and _digest(data, self._changing) == self.digest
+        kind, offset = self.kind, self.offset
+        return len(data) - offset == kind.size and digest(data, kind.changing, offset) == self.digest
 
     def read(self, data: bytes, integrals: Integrals) -> list[Part] | None:
         """The rows of a request that fits; None when its points do not lie together in time as they did."""
-        times = _ints(data)[self._time_at] if len(self._time_at) else self._time_at
-        if np.abs(times[self._near[0]] - times[self._near[1]]).max(initial=0) > SPREAD:
+        kind = self.kind
+        words = _ints(data, self.offset)
+        times = _at(words, kind.time_at)
+        if np.abs(times[kind.near[0]] - times[kind.near[1]]).max(initial=0) > SPREAD:
             return None
-        values = _numbers(data, self._value_at, self._whole)
-        cells = self._base.copy()
-        if len(self._cell):
-            cells += np.bincount(self._cell, values[self._point], len(cells))
-        return [self._part(block, cells, times, values, integrals) for block in self._blocks]
-
-    def _part(
-        self, block: _Block, cells: _Floats, times: _Ints, values: _Floats, integrals: Integrals
-    ) -> Part:
-        signals = TABLES[block.table].signals
-        height = block.fixed.height
-        matrix = cells[block.start : block.start + height * len(signals)].reshape(height, len(signals))
-        ts = (times[block.first] + 500_000) // 1_000_000
-        for row, who, point in block.levels:
-            active, observed = integrals.add(who, ts[row] / 1000, values[point])
-            matrix[row, _COLUMN["gpu"]["active_seconds"]] = active
-            matrix[row, _COLUMN["gpu"]["observed_seconds"]] = observed
-        return Part(block.table, block.fixed, matrix, ts, block.points)
+        values = _numbers(_at(words, kind.value_at), kind.whole)
+        cells = kind.base.copy()
+        if len(kind.cell):
+            cells += np.bincount(kind.cell, values[kind.point], len(cells))
+        parts = []
+        for block, fixed, levels in zip(kind.blocks, self._fixed, self._levels, strict=True):
+            width = len(COLUMN[block.table])
+            matrix = cells[block.cells : block.cells + fixed.height * width].reshape(fixed.height, width)
+            ts = (times[block.first] + 500_000) // 1_000_000
+            for row, who, point in levels:
+                active, observed = integrals.add(who, ts[row] / 1000, values[point])
+                matrix[row, COLUMN["gpu"]["active_seconds"]] = active
+                matrix[row, COLUMN["gpu"]["observed_seconds"]] = observed
+            parts.append(Part(block.table, fixed, matrix, ts, block.points))
+        return parts
 
 
-_COLUMN = {t.name: {c.name: i for i, c in enumerate(t.signals)} for t in TABLES.values()}
+def _column(name: str, texts: Sequence[str | None]) -> pl.Series:
+    return pl.Series(name, texts, pl.String())
 
 
-def learn(data: bytes) -> Layout:
-    """The layout of a serialized ExportMetricsServiceRequest. Raises ValueError when it is none."""
-    seen = _Seen(data)
-    for metric in walk(data):
-        seen.add(metric)
-    return seen.layout()
+def texts_of(table: str) -> list[str]:
+    """A table's columns of text, without the host: keys, then what describes."""
+    columns = TABLES[table]
+    return [*(key for key in columns.keys if key != HOST), *(c.name for c in columns.infos)]
 
 
-class _Seen:
-    """All points of a request, sorted into rows."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._time_at: list[int] = []
-        self._value_at: list[int] = []
-        self._whole: list[bool] = []
-        self._changing: list[int] = []
-        self._others = 0
-        self._rejected: dict[str, int] = {}
-        self._rows: dict[tuple[str, str, tuple[str, ...]], list[_Row]] = {}
-        self._texts: dict[bytes, dict[str, str]] = {}
-
-    def add(self, metric: Metric) -> None:
-        host = host_of(metric.resource.attributes)
-        self._others += metric.others
-        self._reject("unknown", metric.others)
-        for time, value, double, packed, start in metric.points:
-            number = len(self._time_at)
-            self._time_at.append(time)
-            self._value_at.append(value)
-            self._whole.append(not double)
-            self._changing += [at for at in (time, value, start) if at]
-            if not time or not host or metric.delta:
-                self._reject("no_time" if not time else "no_host" if not host else "delta", 1)
-                continue
-            texts = self._texts.get(packed)
-            if texts is None:
-                texts = self._texts[packed] = attributes(packed)
-            found = target(metric.scope, metric.name, texts)
-            if not found:
-                self._reject("unknown", 1)
-            for nth, one in enumerate(found):
-                self._place(one, host, number, packed, bool(value)).points += nth == 0
-
-    def _reject(self, reason: str, points: int) -> None:
-        if points:
-            self._rejected[reason] = self._rejected.get(reason, 0) + points
-
-    def _place(self, one: Target, host: str, number: int, packed: bytes, has_value: bool) -> _Row:
-        at = self._time_at[number]
-        time = int.from_bytes(self._data[at : at + 8], "little", signed=True)
-        row = self._row(one, host, time, number)
-        row.info.update(one.info)
-        if one.column is None or not has_value:
-            return row
-        if one.ones:
-            row.ones[one.column] = row.ones.get(one.column, 0) + 1
-        elif one.level:
-            row.level = number
-        else:
-            # Without parts the last point of a column stands for it.
-            row.cells.setdefault(one.column, {})[packed if one.parts else b""] = number
-        return row
-
-    def _row(self, one: Target, host: str, time: int, number: int) -> _Row:
-        rows = self._rows.setdefault((one.table, host, one.key), [])
-        for row in rows:
-            if abs(row.time - time) <= SPREAD:
-                return row
-        rows.append(_Row(one.table, host, one.key, time, number))
-        return rows[-1]
-
-    def layout(self) -> Layout:
-        by_table: dict[str, list[_Row]] = {}
-        for rows in self._rows.values():
-            by_table.setdefault(rows[0].table, []).extend(rows)
-        cells: list[int] = []
-        points: list[int] = []
-        blocks: list[_Block] = []
-        base: list[_Floats] = []
-        start = 0
-        shared = _Shared()
-        for table, rows in by_table.items():
-            width = len(TABLES[table].signals)
-            empty = np.full(len(rows) * width, np.nan)
-            for index, row in enumerate(rows):
-                for column, cell, point in _cells(row):
-                    empty[index * width + cell] = row.ones.get(column, 0.0)
-                    if point >= 0:
-                        cells.append(start + index * width + cell)
-                        points.append(point)
-            levels = [(i, (r.host, r.key[0]), r.level) for i, r in enumerate(rows) if r.level >= 0]
-            first = shared(np.array([row.first for row in rows], np.int64))
-            sizes = shared(np.array([row.points for row in rows], np.int64))
-            blocks.append(_Block(table, start, _fixed(table, rows), first, sizes, levels))
-            base.append(empty)
-            start += len(empty)
-        changing = shared(np.array(sorted(set(self._changing)), np.int64))
-        near = [(p, r.first) for rows in by_table.values() for r in rows for p in _points(r)]
-        pair = np.array(near, np.int64).reshape(-1, 2)
-        things: dict[str, set[int]] = {}
-        for thing in self._rows:
-            things.setdefault(thing[1], set()).add(hash(thing))
-        arrays = (
-            shared(np.array(self._time_at, np.int64)),
-            shared(np.array(self._value_at, np.int64)),
-            shared(np.array(self._whole, np.bool_)),
-            shared(np.array(cells, np.int64)),
-            shared(np.array(points, np.int64)),
-            (shared(pair[:, 0].copy()), shared(pair[:, 1].copy())),
-            shared(np.concatenate(base) if base else np.zeros(0)),
-        )
-        texts = sum(int(block.fixed.estimated_size()) for block in blocks)
-        return Layout(
-            len(self._time_at) + self._others,
-            self._rejected,
-            {host: frozenset(found) for host, found in things.items()},
-            all(len(rows) == 1 for rows in self._rows.values()),
-            len(self._data),
-            shared.cost + texts + _THING * len(self._rows),
-            _digest(self._data, changing),
-            changing,
-            *arrays,
-            tuple(blocks),
-        )
-
-
-class _Shared:
-    """Arrays that are held once, however many layouts have them: nodes of a kind differ in names alone.
-
-    cost: bytes of those that were not there yet.
-    """
-
-    _held: ClassVar[WeakValueDictionary[bytes, Any]] = WeakValueDictionary()
-    _lock: ClassVar = threading.Lock()
-
-    def __init__(self) -> None:
-        self.cost = 0
-
-    def __call__(self, array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
-        key = hashlib.blake2b(array.tobytes(), digest_size=16, person=array.dtype.str.encode()).digest()
-        with self._lock:
-            found: npt.NDArray[_Scalar] | None = self._held.get(key)
-            if found is None:
-                self._held[key] = found = array
-                self.cost += array.nbytes
-        return found
-
-
-def _cells(row: _Row) -> Iterator[tuple[str, int, int]]:
-    """Column, its number and the number of a point, -1 for none."""
-    places = _COLUMN[row.table]
-    for column, parts in row.cells.items():
-        for point in parts.values():
-            yield column, places[column], point
-    for column in row.ones.keys() - row.cells.keys():
-        yield column, places[column], -1
-
-
-def _points(row: _Row) -> Iterator[int]:
-    yield from (point for parts in row.cells.values() for point in parts.values())
-    if row.level >= 0:
-        yield row.level
-
-
-def _fixed(name: str, rows: Sequence[_Row]) -> pl.DataFrame:
-    """Host, keys and texts of the rows, in the catalog's columns."""
-    table = TABLES[name]
-    keys = [key for key in table.keys if key != HOST]
-    columns: dict[str, list[str | None]] = {HOST: [r.host if HOST in table.keys else None for r in rows]}
-    columns |= {key: [r.key[i] for r in rows] for i, key in enumerate(keys)}
-    columns |= {c.name: [r.info.get(c.name) for r in rows] for c in table.infos}
-    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String()))
-
-
-def _ints(data: bytes | bytearray) -> _Ints:
-    """The eight bytes from every offset on, as integers; no copy."""
-    return np.ndarray((max(0, len(data) - 7),), "<i8", data, strides=(1,))
-
-
-def _numbers(data: bytes, at: _Ints, whole: npt.NDArray[np.bool_]) -> _Floats:
-    """Values that lie at these offsets; whole: which are integers."""
-    words = _ints(data)[at] if len(at) else at
-    floats = words.view(np.float64)
-    return np.where(whole, words, floats) if whole.any() else floats
-
-
-def _digest(data: bytes, changing: _Ints) -> bytes:
+def digest(data: bytes | bytearray, changing: _Places, offset: int) -> bytes:
     """Of all bytes but those that hold times and values."""
     copy = bytearray(data)
     if len(changing):
-        _ints(copy)[changing] = 0
+        _ints(copy, offset)[changing] = 0
     return hashlib.blake2b(copy, digest_size=16).digest()
+
+
+def _ints(data: bytes | bytearray, offset: int) -> _Ints:
+    """The eight bytes from every place on, as integers; no copy."""
+    return np.ndarray((max(0, len(data) - offset - 7),), "<i8", data, offset, strides=(1,))
+
+
+def _at(words: _Ints, places: _Places) -> _Ints:
+    return words[places] if len(places) else np.zeros(0, np.int64)
+
+
+def _numbers(words: _Ints, whole: npt.NDArray[np.bool_]) -> _Floats:
+    """Values from their eight bytes; whole: which are integers."""
+    floats = words.view(np.float64)
+    return np.where(whole, words, floats) if whole.any() else floats

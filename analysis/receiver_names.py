@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from wellfed.collectors.catalog import DERIVED_OTLP, HOST, KEY_ATTRIBUTES, SCOPE, TABLES, Table, info_metric
 
-__all__ = ["Target", "host_of", "target"]
+__all__ = ["INFOS", "KEYS", "Target", "free", "host_of", "target"]
 
 #: Longest text that is taken for a key or label.
 LONGEST = 1024
@@ -53,13 +53,24 @@ def host_of(resource: Mapping[str, str]) -> str:
 
 def target(scope: str, name: str, attributes: Mapping[str, str]) -> tuple[Target, ...]:
     """The columns a point fills; none for a metric that no table holds."""
-    if any(len(text) > LONGEST for text in attributes.values()):
+    if attributes and max(map(len, attributes.values())) > LONGEST:
         return ()
     if scope == SCOPE:
         return _ours(name, attributes)
     if name.startswith("hw."):
         return _gpu(name, attributes)
     return _host(name, attributes) if name.startswith("system.") else ()
+
+
+def free(scope: str, name: str, found: tuple[Target, ...]) -> frozenset[str] | None:
+    """Attributes of which a point may have other texts, as long, and still fill the same columns: of a thing
+    of our own those that name or describe it, of a metric that nobody looks at all of them (None).
+    """
+    if scope != SCOPE:
+        return frozenset() if name.startswith(("hw.", "system.")) else None
+    if name not in _OURS:
+        return None
+    return _FREE[name, found[0].table] if found else frozenset()
 
 
 _OURS: dict[str, list[tuple[Table, str | None, Mapping[str, str]]]] = {}
@@ -70,6 +81,20 @@ for _table in TABLES.values():
 for (_name, _), _otlp in DERIVED_OTLP.items():
     # Computed from a column that is sent too.
     _OURS[_otlp.name] = [(TABLES[_name], None, _otlp.attributes)]
+#: By table: its keys as attributes, its columns of text.
+KEYS = {
+    t.name: tuple(KEY_ATTRIBUTES.get((t.name, key), key) for key in t.keys if key != HOST)
+    for t in TABLES.values()
+}
+INFOS = {t.name: tuple(c.name for c in t.infos) for t in TABLES.values()}
+#: By metric and table: what names and describes a thing, but for what tells its metrics apart.
+_FREE = {
+    (name, table.name): frozenset((*KEYS[table.name], *INFOS[table.name])).difference(
+        *(wanted for _, _, wanted in columns)
+    )
+    for name, columns in _OURS.items()
+    for table, _, _ in columns
+}
 
 
 def _ours(name: str, attributes: Mapping[str, str]) -> tuple[Target, ...]:
@@ -81,13 +106,15 @@ def _ours(name: str, attributes: Mapping[str, str]) -> tuple[Target, ...]:
 
 
 def _key(table: Table, attributes: Mapping[str, str]) -> tuple[str, ...] | None:
-    names = [KEY_ATTRIBUTES.get((table.name, key), key) for key in table.keys if key != HOST]
     # An empty key is one that a sender could not tell: proto3 leaves no difference.
-    return tuple(attributes[name] for name in names) if all(name in attributes for name in names) else None
+    try:
+        return tuple([attributes[name] for name in KEYS[table.name]])
+    except KeyError:
+        return None
 
 
 def _info(table: Table, attributes: Mapping[str, str]) -> dict[str, str]:
-    return {c.name: attributes[c.name] for c in table.infos if attributes.get(c.name)}
+    return {name: attributes[name] for name in INFOS[table.name] if attributes.get(name)}
 
 
 def _gpu(name: str, attributes: Mapping[str, str]) -> tuple[Target, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Metric", "Point", "Resource", "attributes", "first_resource", "walk"]
+__all__ = ["Head", "Metric", "Point", "Resource", "attributes", "first_resource", "head", "texts", "walk"]
 
 #: DataPointFlags: the point says that there is no value.
 NO_VALUE = 1
@@ -21,8 +21,9 @@ _DELTA = 1
 #: Field of Metric -> whether its points are numbers; the others are histograms and summaries.
 _DATA = {5: True, 7: True, 9: False, 10: False, 11: False}
 
-#: time, value (0: none), whether the value is a double, the attributes' bytes, start (0: none).
-Point = tuple[int, int, bool, bytes, int]
+#: time, value (0: none), whether the value is a double, the attributes' bytes, start (0: none), and where the
+#: attributes' bytes begin (-1: they are in pieces).
+Point = tuple[int, int, bool, bytes, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,14 @@ class Resource:
     """Attributes of a sender, those with a scalar value, as text."""
 
     attributes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The only sender of a request. stop: where its attributes end; nothing behind them belongs to others."""
+
+    attributes: dict[str, str]
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +77,39 @@ def first_resource(data: bytes) -> bytes:
     return b""
 
 
+def head(data: bytes) -> Head | None:
+    """The sender of a request that has one, before all its metrics; None for another. Raises ValueError."""
+    try:
+        sender = next(_messages(data, 0, len(data)), (0, 0, 0))
+        if sender[0] != 1 or sender[2] != len(data):
+            return None
+        fields = _messages(data, *sender[1:])
+        first = next(fields, (0, 0, 0))
+        if first[0] != 1 or any(number == 1 for number, _, _ in fields):
+            return None
+        found: dict[str, str] = {}
+        for field, low, high in _messages(data, *first[1:]):
+            if field == 1:
+                key, text, _, _ = _attribute(data, low, high)
+                found[key] = text
+    except IndexError:
+        raise ValueError("the request ends in the middle of a field") from None
+    return Head(found, first[2])
+
+
 def attributes(packed: bytes) -> dict[str, str]:
     """Attributes of a point, from its bytes. Raises ValueError."""
-    found: dict[str, str] = {}
+    return {key: text for key, (text, _, _) in texts(packed).items()}
+
+
+def texts(packed: bytes) -> dict[str, tuple[str, int, int]]:
+    """Attributes of a point, from its bytes, and where in these their texts lie. Raises ValueError."""
+    found: dict[str, tuple[str, int, int]] = {}
     try:
         for number, start, stop in _messages(packed, 0, len(packed)):
             if number == 7:
-                _attribute(packed, start, stop, found)
+                key, text, low, high = _attribute(packed, start, stop)
+                found[key] = text, low, high
     except IndexError:
         raise ValueError("an attribute ends in the middle of a field") from None
     return found
@@ -87,7 +122,8 @@ def _resource_metrics(data: bytes, start: int, stop: int) -> Iterator[Metric]:
         if number == 1:
             for field, low, high in _messages(data, at, end):
                 if field == 1:
-                    _attribute(data, low, high, resource.attributes)
+                    key, text, _, _ = _attribute(data, low, high)
+                    resource.attributes[key] = text
         elif number == 2:
             scopes.append((at, end))
     for at, end in scopes:
@@ -162,32 +198,36 @@ def _point(data: bytes, at: int, stop: int) -> Point:
         parts.append(data[first:last])
     if flags & NO_VALUE:
         value = 0
-    return time, value, double, parts[0] if len(parts) == 1 else b"".join(parts), start
+    whole = len(parts) == 1
+    return time, value, double, parts[0] if whole else b"".join(parts), start, first if whole else -1
 
 
-def _attribute(data: bytes, start: int, stop: int, found: dict[str, str]) -> None:
+def _attribute(data: bytes, start: int, stop: int) -> tuple[str, str, int, int]:
+    """Key, text, and where the text lies; nowhere for what is no text."""
     key = text = ""
+    low = high = 0
     for number, at, end in _messages(data, start, stop):
         if number == 1:
             key = _text(data, at, end)
         elif number == 2:
-            text = _scalar(data, at, end)
-    found[key] = text
+            text, low, high = _scalar(data, at, end)
+    return key, text, low, high
 
 
-def _scalar(data: bytes, start: int, stop: int) -> str:
-    """An AnyValue as text: strings, booleans and integers; "" for the rest."""
-    text = ""
+def _scalar(data: bytes, start: int, stop: int) -> tuple[str, int, int]:
+    """An AnyValue as text, and where that lies: strings, booleans and integers; "" for the rest."""
+    text, low, high = "", 0, 0
     for number, at, end in _fields(data, start, stop):
+        low = high = 0
         if number == 1:
-            text = _text(data, at, end)
+            text, low, high = _text(data, at, end), at, end
         elif number == 2:
             text = "true" if at else "false"
         elif number == 3:
             text = str(at - (1 << 64) if at >> 63 else at)
         else:
             text = ""
-    return text
+    return text, low, high
 
 
 def _text(data: bytes, start: int, stop: int) -> str:

@@ -27,7 +27,8 @@ from pathlib import Path
 import psutil
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from wellfed.analysis.receiver_layout import Integrals, learn
+from wellfed.analysis.receiver_layout import Integrals
+from wellfed.analysis.receiver_learn import learn
 from wellfed.collectors.catalog import HOST, TABLES
 from wellfed.collectors.exposition import Exposition
 from wellfed.collectors.otlp import Encoder
@@ -80,7 +81,7 @@ def windows(nodes: int, count: int) -> tuple[list[list[Post]], list[list[Post]],
             text[window].append(("/api/v1/import/prometheus", TEXT, gzip.compress(stamped.encode(), 1)))
             if number == 0:
                 one.append(body)
-    points = learn(one[-1]).points
+    points = learn(one[-1]).kind.points
     return otlp, text, one, points
 
 

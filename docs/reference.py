@@ -76,7 +76,7 @@ def agent_families() -> list[Family]:
 
 def hub_families() -> list[Family]:
     """What a hub publishes."""
-    row = {"host": "", "gpu": "", "job": "", "cause": "", "value": 0.0}
+    row = {"host": "", "gpu": "", "job": "", "cause": "", "value": 0.0, "born": None}
     rows = pl.DataFrame([{"metric": metric, **row} for metric in verdicts._LABELS])
     counts = rows["metric"].str.ends_with("_seconds")
     last = SimpleNamespace(timestamp=lambda: 0.0)

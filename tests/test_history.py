@@ -120,7 +120,7 @@ def test_a_finding_that_outlasts_its_hour_is_one(partials: list[Partial], simula
 def test_a_range_is_cut_to_the_window(url: str, simulation: Simulation) -> None:
     start = simulation.start + timedelta(minutes=70)
     end = start + timedelta(minutes=30)
-    found = combine(map_segment(segment) for segment in plan(url, start, end))
+    found = combine(map_segment(segment) for segment in plan(url, start=start, end=end))
     assert found["totals"]["gpu_seconds"] == 30 * 60 * 8
     assert found["from"] == (start + timedelta(seconds=10)).isoformat()
     assert found["to"] == end.isoformat()
@@ -161,7 +161,7 @@ def test_object_storage_holds_the_same_answer(
             put(f"{server}/bucket/a/{path.relative_to(url)}", path.read_bytes())
         start, end = datetime(2026, 3, 2, 9, tzinfo=UTC), datetime(2026, 3, 2, 10, tzinfo=UTC)
         near, far = (
-            combine(map_segment(segment) for segment in plan(where, start, end))
+            combine(map_segment(segment) for segment in plan(where, start=start, end=end))
             for where in (url, "s3://bucket/a/")
         )
         assert far["totals"]["gpu_seconds"] > 0.99 * 3600 * 8
@@ -185,7 +185,7 @@ def test_what_is_no_lake_is_one_clear_line(tmp_path: Path, url: str) -> None:
         plan(str(tmp_path / "nowhere"))
     later = datetime(2030, 1, 1, tzinfo=UTC)
     with pytest.raises(UserError, match="nothing of it in the range"):
-        plan(url, later)
+        plan(url, start=later)
     broken = tmp_path / "gpu"
     broken.mkdir()
     (broken / "2026-03-02T09.parquet").write_bytes(b"PAR1 is not all it takes")
@@ -204,6 +204,37 @@ def test_the_command_reads_a_lake(url: str, capsys: pytest.CaptureFixture[str]) 
     assert main(["diagnose", "--lake", url, "--data", url]) == 2
     assert main(["diagnose", "--cluster", "local"]) == 2
     assert "--cluster runs a --lake" in capsys.readouterr().err
+
+
+def test_the_hosts_of_two_hubs_are_one_diagnosis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = simulate("straggler-host-storage", seed=1, gpus=32).tables
+    hosts = tables["host"]["host"].unique().sort().to_list()
+    parts = {"whole": hosts, "a": hosts[: len(hosts) // 2], "b": hosts[len(hosts) // 2 :]}
+    # One host moved from a to b, and sent again what it had sent.
+    parts["b"] = [hosts[0], *parts["b"]]
+    for name, mine in parts.items():
+        with Store(tmp_path / name) as store:
+            store.append({table: frame.filter(pl.col("host").is_in(mine)) for table, frame in tables.items()})
+            store.seal(datetime(2030, 1, 1, tzinfo=UTC))
+    said = {}
+    for name, folders in (("whole", ["whole"]), ("both", ["a", "b", "a"]), ("half", ["a"])):
+        lakes = [part for folder in folders for part in ("--lake", str(tmp_path / folder))]
+        assert main(["diagnose", *lakes, "--json"]) == 0
+        said[name] = json.loads(capsys.readouterr().out)
+    assert said["both"]["totals"]["by_cause"] == pytest.approx(said["whole"]["totals"]["by_cause"])
+    # The straggler is found among all ranks of its job.
+    (job,) = said["both"]["jobs"]
+    assert (job["gpus"], job["by_cause_root"]) == (
+        32,
+        pytest.approx(said["whole"]["jobs"][0]["by_cause_root"]),
+    )
+    findings = {
+        name: [(f["cause"], f["scope"]["hosts"]) for f in document["findings"]]
+        for name, document in said.items()
+    }
+    assert findings["both"] == findings["whole"] != findings["half"]
+    assert main(["diagnose", "--lake", str(tmp_path / "a"), "--lake", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
 
 
 def test_a_file_of_another_version_is_read(url: str, tmp_path: Path) -> None:

@@ -256,18 +256,6 @@ def test_a_mistake_is_one_line(
     assert (says in error, error.count("\n")) == (True, 1)
 
 
-@pytest.mark.parametrize("taken", ["--address", "--otlp-address", "--otlp-grpc-address", "--metrics-address"])
-def test_a_taken_port_is_one_line(taken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
-        free = [f"{flag}=127.0.0.1:0" for flag in ADDRESSES if flag != taken]
-        assert main(["hub", f"--data={tmp_path / 's'}", *free, f"{taken}=127.0.0.1:{port}"]) == 2
-    error = capsys.readouterr().err
-    assert (f"127.0.0.1:{port} is taken" in error, error.count("\n")) == (True, 1)
-    with Store(tmp_path / "s"):
-        pass
-
-
 ADDRESSES = ("--address", "--otlp-address", "--otlp-grpc-address", "--metrics-address")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from wellfed.analysis import streaming
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.diagnose import diagnose
-from wellfed.analysis.live import Live, settled
+from wellfed.analysis.live import Live, Verdict, settled
 from wellfed.analysis.live_findings import Tracker
 from wellfed.analysis.scenarios import simulate
+from wellfed.analysis.schema import TS
+from wellfed.analysis.segment import joined
+from wellfed.analysis.split import SHARES
 from wellfed.analysis.store import Store
 from wellfed.analysis.streaming import Streaming
 from wellfed.collectors.catalog import TABLES
@@ -233,6 +237,88 @@ def test_what_a_job_loses_to_a_cause_begins_at_zero(
     assert lost.keys() == CAUSES.keys()
     assert lost["storage.read"] == 0.0
     assert sum(lost.values()) == pytest.approx(totals(live, "job_lost_gpu_seconds")[""])
+
+
+def scraped(live: Live) -> dict[tuple[str, ...], float]:
+    """Every counter of verdicts on a page, by name and labels."""
+    text = Exposition(openmetrics=True).render((), verdicts(live)).decode()
+    return {
+        (family.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        if family.type == "counter"
+        for sample in family.samples
+    }
+
+
+class Scripted:
+    """Two GPUs of a job, one of which loses from the third minute on, and a GPU of another job from the sixth."""
+
+    def update(self, until: datetime, since: datetime | None) -> Verdict:
+        minute = (until - END).total_seconds() / 60
+        rows = [("GPU-0", "j1", "storage.read", 2.0), ("GPU-1", "j1", "cpu.preprocess", 3.0 * (minute >= 3))]
+        rows += [("GPU-2", "j2", "fabric.link", 4.0)] if minute >= 6 else []
+        frame = pl.DataFrame(rows, schema=["gpu", "job", "cause", "lost_seconds"], orient="row").with_columns(
+            pl.lit(until).cast(TS).alias("ts"), host=pl.lit("n1"), dt=10.0, covered_seconds=10.0
+        )
+        lost = frame.filter(pl.col("lost_seconds") > 0).select(list(SHARES))
+        none = joined([], 10.0)
+        windows = pl.concat([none.windows, frame.drop("cause")], how="diagonal")
+        seen = frame.select("ts", "host").unique()
+        return Verdict(replace(none, windows=windows, shares=lost), lost, seen, [], until)
+
+
+def test_a_scrape_a_minute_sees_all_that_a_series_ever_counted(tmp_path: Path) -> None:
+    pages = []
+    with Store(tmp_path / "s") as store:
+        live = Live(store, Scripted())
+        for number in range(1, 60):
+            live.update(END + timedelta(seconds=10 * number))
+            if number % 6 == 5:
+                pages.append(scraped(live))
+            if number in (3, 21, 40):
+                # As after a kill -9: a series that was published at 0 goes on so, one with a value keeps it.
+                before = scraped(live)
+                live = Live(store, Scripted())
+                assert scraped(live) == before
+        counted = {
+            (f"wellfed_{row[0]}", *filter(None, row[1:5])): row[5] for row in live.counters.iter_rows()
+        }
+    lost = "wellfed_lost_gpu_seconds"
+    assert {key[2] for key in pages[-1] if key[0] == lost} == {"GPU-0", "GPU-1", "GPU-2"}
+    for key, value in pages[-1].items():
+        values = [page[key] for page in pages if key in page]
+        # What increase() sees of each series is all that it ever counted.
+        assert values[0] == 0.0
+        assert values == sorted(values)
+        assert value == pytest.approx(counted.get(key, 0.0))
+    # A cause that is new to a job has been there at 0 since the job began, and is published at once.
+    late = [page[("wellfed_job_lost_gpu_seconds", "j1", "cpu.preprocess")] for page in pages]
+    assert late[2:4] == [0.0, 18.0]
+
+
+def test_what_a_host_brings_late_is_published_at_once(tmp_path: Path) -> None:
+    tables = simulate("nfs-slow-server", seed=1, end=END).tables
+    with Store(tmp_path / "s") as store:
+        store.append(tables)
+        live = Live(store, Streaming(store))
+        live.update(END)
+        page = scraped(live)
+    lost = {key: value for key, value in page.items() if key[0] == "wellfed_lost_gpu_seconds"}
+    assert sum(lost.values()) == pytest.approx(totals(live, "lost_gpu_seconds")[""])
+
+
+def test_counters_of_a_hub_that_knew_no_births_go_on(
+    starved: Mapping[str, pl.DataFrame], tmp_path: Path
+) -> None:
+    with Store(tmp_path / "s") as store:
+        store.append(starved)
+        live = Live(store, Streaming(store))
+        live.update(END)
+        counted = live.counters.drop("born")
+        path = tmp_path / "s" / "live.parquet"
+        metadata = {k: v for k, v in pl.read_parquet_metadata(path).items() if k.startswith("wellfed")}
+        pl.read_parquet(path).drop("born").write_parquet(path, metadata=metadata)
+        assert Live(store, Streaming(store)).counters.drop("born").equals(counted)
 
 
 def test_a_window_is_judged_once_it_had_time_to_arrive() -> None:

@@ -11,7 +11,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,7 +24,8 @@ from wellfed.analysis.sealed_verdicts import Latecomers
 from wellfed.analysis.store import Store
 from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
-from wellfed.collectors.http import Endpoint, Response, parse_address
+from wellfed.collectors.exposition import Family
+from wellfed.collectors.http import Endpoint, Request, Response, parse_address
 from wellfed.collectors.web import Web, read_web_config
 from wellfed.errors import UserError, bare
 from wellfed.ingest import Ingest, Token
@@ -32,7 +33,7 @@ from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
 from wellfed.polled import poll
 from wellfed.prices import Prices
-from wellfed.serve import bind, doorway, serve
+from wellfed.serve import bind, doorway, prepare
 from wellfed.source import reader
 from wellfed.verdicts import hub_families, scrape, verdicts
 
@@ -65,9 +66,24 @@ def hub(options: Mapping[str, object]) -> int:
         stack.callback(receiver.close)
         receiver.remember(_hosts(store))
         live = Live(store, Streaming(store, price))
-        endpoint = _metrics(str(options["metrics_address"]), web, live, receiver)
-        stack.callback(endpoint.close)
         server = OtlpServer(Ingest(receiver, token), listener, _with_grpc(grpc), _tls(web, options))
+        served = threading.Event()
+        run = prepare(
+            pages,
+            store,
+            access,
+            price=price,
+            version=lambda: live.updates,
+            refused=lambda: dict(receiver.rejected),
+            ready=served.set,
+        )
+        endpoint = _metrics(
+            str(options["metrics_address"]),
+            web,
+            lambda: [*verdicts(live), *hub_families(receiver)],
+            lambda: served.is_set() and server.serving,
+        )
+        stack.callback(endpoint.close)
         server.start()
         stack.callback(server.close)
         endpoint.start()
@@ -81,14 +97,7 @@ def hub(options: Mapping[str, object]) -> int:
         print(f"wellfed: OTLP      {scheme}://{_shown(listener)}/v1/metrics", file=sys.stderr)
         print(f"wellfed: /metrics  {scheme}://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
-        serve(
-            pages,
-            store,
-            access,
-            price=price,
-            version=lambda: live.updates,
-            refused=lambda: dict(receiver.rejected),
-        )
+        run()
     return 0
 
 
@@ -113,20 +122,27 @@ def judge(live: Live, stop: threading.Event) -> None:
             continue
         try:
             live.update(until)
+        except OSError as error:
+            log.warning("a window was not judged: %s", error)
         except Exception:
             # The next window is judged with what this one left.
             log.exception("a window was not judged")
         done = until
 
 
-def _metrics(address: str, web: Web | None, live: Live, receiver: Receiver) -> Endpoint:
+def _metrics(
+    address: str, web: Web | None, families: Callable[[], Sequence[Family]], ready: Callable[[], bool]
+) -> Endpoint:
+    def readiness(_: Request) -> Response:
+        return Response(b"ready\n") if ready() else Response(b"starting\n", status=503)
+
     return Endpoint(
         address,
         {
             "/": lambda _: Response(b'<a href="/metrics">metrics</a>\n', "text/html; charset=utf-8"),
-            "/metrics": scrape(lambda: [*verdicts(live), *hub_families(receiver)]),
+            "/metrics": scrape(families),
             "/-/healthy": lambda _: Response(b"healthy\n"),
-            "/-/ready": lambda _: Response(b"ready\n"),
+            "/-/ready": readiness,
         },
         web,
     )

@@ -119,10 +119,14 @@ class Ingest:
             self._receiver.reject("size")
             raise RefusedError(413, f"a request may have {MAX_REQUEST} bytes")
         if self._pending + size > MAX_PENDING or self._waiting >= MAX_WAITING:
-            self._receiver.reject("busy")
-            raise RefusedError(429, "too many requests under way", self._after(time.monotonic()))
+            raise self.busy()
         self._pending += size
         self._waiting += 1
+
+    def busy(self) -> RefusedError:
+        """What to tell a sender for whom there is no room now."""
+        self._receiver.reject("busy")
+        return RefusedError(429, "too many requests under way", self._after(time.monotonic()))
 
     def release(self, size: int) -> None:
         """Gives back what reserve() took."""

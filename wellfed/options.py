@@ -280,8 +280,9 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("key_file", "key of the client certificate (PEM)", metavar="FILE"),
     Option(
         "lake",
-        "read the sealed hours of a store, folder or s3://bucket/path, file by file",
+        "read the sealed hours of a store, folder or s3://bucket/path, file by file; again for more hubs",
         metavar="URL",
+        joined_by="\n",
     ),
     Option(
         "cluster",

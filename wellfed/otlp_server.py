@@ -22,6 +22,8 @@ __all__ = ["OtlpServer", "Tls"]
 MAX_CONNECTIONS = 16_384
 #: Descriptors for the store, the dashboard and the rest.
 OTHER_FILES = 1024
+#: Descriptors without which a hub is not started: what it opens itself, and some senders.
+FEWEST_FILES = 256
 #: Seconds between two windows and then some: a sender keeps its connection.
 KEEP_ALIVE = 75
 #: Seconds that requests under way get at the end.
@@ -42,7 +44,11 @@ class OtlpServer:
     def __init__(
         self, ingest: Ingest, listener: socket.socket, grpc_address: str = "", tls: Tls | None = None
     ) -> None:
-        allow_files(MAX_CONNECTIONS + OTHER_FILES)
+        files = allow_files(MAX_CONNECTIONS + OTHER_FILES)
+        if files < FEWEST_FILES:
+            raise UserError(
+                f"a hub opens {FEWEST_FILES} files and more, this process may open {files}: ulimit -n"
+            )
         self._ingest = ingest
         self._listener = listener
         self._grpc_address = grpc_address
@@ -67,11 +73,16 @@ class OtlpServer:
         self._thread = threading.Thread(target=self._run, name="wellfed-otlp", daemon=True)
 
     def start(self) -> None:
-        """Serves on its own thread. Raises UserError when the gRPC address is taken."""
+        """Serves on its own thread. Raises UserError when it cannot, as when the gRPC address is taken."""
         self._thread.start()
         self._ready.wait()
         if self._error is not None:
             raise self._error
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests are answered."""
+        return self._server.started and self._thread.is_alive()
 
     def close(self) -> None:
         """Answers what is under way, then ends."""
@@ -82,7 +93,13 @@ class OtlpServer:
         self._listener.close()
 
     def _run(self) -> None:
-        asyncio.run(self._main())
+        try:
+            asyncio.run(self._main())
+        except OSError as error:
+            if self._ready.is_set():
+                raise
+            self._error = UserError(f"OTLP cannot be served: {error}")
+            self._ready.set()
 
     async def _main(self) -> None:
         try:
@@ -93,9 +110,9 @@ class OtlpServer:
                 self._grpc = await serve_grpc(self._ingest, self._grpc_address, certificate)
         except (UserError, ModuleNotFoundError) as error:
             self._error = error
-            return
-        finally:
             self._ready.set()
+            return
+        self._ready.set()
         await self._server.serve([self._listener])
         if self._grpc is not None:
             await self._grpc.stop(GOODBYE)

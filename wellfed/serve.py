@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import uvicorn
 
@@ -20,7 +21,7 @@ from wellfed.dashboard.data import StoreSource
 from wellfed.errors import UserError
 from wellfed.prices import Prices
 
-__all__ = ["bind", "doorway", "serve"]
+__all__ = ["bind", "doorway", "prepare", "serve"]
 
 #: Seconds that open connections get at shutdown.
 GOODBYE = 2
@@ -51,6 +52,19 @@ def doorway(options: Mapping[str, object], listener: socket.socket) -> Access:
     )
 
 
+class _Server(uvicorn.Server):
+    """A server that says when it serves."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
 def serve(
     listener: socket.socket,
     store: Store,
@@ -58,9 +72,25 @@ def serve(
     price: object = None,
     simulated: bool = False,
     version: Callable[[], int] | None = None,
-    refused: Callable[[], Mapping[str, int]] = dict,
 ) -> None:
-    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version, refused: as in StoreSource."""
+    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version: as in StoreSource."""
+    prepare(listener, store, access, price, simulated, version)()
+
+
+def prepare(
+    listener: socket.socket,
+    store: Store,
+    access: Access,
+    price: object = None,
+    simulated: bool = False,
+    version: Callable[[], int] | None = None,
+    refused: Callable[[], Mapping[str, int]] = dict,
+    ready: Callable[[], None] = lambda: None,
+) -> Callable[[], None]:
+    """Makes the pages and returns what serves them until SIGINT or SIGTERM.
+
+    price: of GPU time, or None. version, refused: as in StoreSource. ready: called once they are served.
+    """
     assert price is None or isinstance(price, Prices)
     source = StoreSource(store, price, simulated, version, refused)
     app = create_app(source, Notes(os.path.join(store.path, FILE)), access)
@@ -73,12 +103,18 @@ def serve(
         # The door itself looks at who is a proxy.
         proxy_headers=False,
     )
+    # What it imports is imported now, before connections may have taken all files that a process may open.
+    config.load()
+    return partial(_run, _Server(config, ready), listener)
+
+
+def _run(server: _Server, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"wellfed: dashboard http://{shown}:{port}", file=sys.stderr, flush=True)
     # uvicorn raises the signal again once it has closed its connections: the caller cleans up then.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     except KeyboardInterrupt:
         print("\nwellfed: stopping", file=sys.stderr)

@@ -80,9 +80,10 @@ def _of_server(options: Mapping[str, object], start: datetime | None, end: datet
 def _of_lake(options: Mapping[str, object], start: datetime | None, end: datetime | None) -> Diagnosis:
     """The document alone: a lake's windows would not fit anywhere."""
     cluster = options.get("cluster")
-    segments = plan(str(options["lake"]), start, end)
+    urls = str(options["lake"]).splitlines()
+    segments = plan(*urls, start=start, end=end)
     partials = []
-    with progress(f"diagnosing {options['lake']}") as tell:
+    with progress(f"diagnosing {' and '.join(urls)}") as tell:
         for partial in run(segments, None if cluster is None else str(cluster)):
             partials.append(partial)
             tell(len(partials) / len(segments))

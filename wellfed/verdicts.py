@@ -69,11 +69,12 @@ def verdicts(live: Live) -> list[Family]:
 
 
 def _from_zero(counters: pl.DataFrame) -> pl.DataFrame:
-    """The counters with every cause of every job, at 0 where it cost nothing yet.
+    """The counters with every cause of every job, at 0 where it cost nothing yet; new series at 0.
 
     rate() does not see what a counter has when it appears; alerts ask for jobs. For each GPU it would be 27
     series too many.
     """
+    counters = counters.with_columns(value=pl.when(pl.col("born").is_null()).then("value").otherwise(0.0))
     jobs = counters.filter(pl.col("metric") == "job_gpu_seconds").select("job").unique(maintain_order=True)
     known = counters.filter(pl.col("metric") == "job_lost_gpu_seconds")
     none = (

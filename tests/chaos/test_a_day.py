@@ -13,9 +13,19 @@ from attempts import Note, scale
 
 NODE = Path(__file__).parents[1] / "fixtures" / "node"
 
+#: What a process holds.
+STATE = """
+import gc, json, os, sys, threading
+
+def state():
+    gc.collect()
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return {"mib": pages * 4096 / 2**20, "files": len(os.listdir("/proc/self/fd")),
+            "threads": threading.active_count()}
+"""
+
 #: A node's windows through sampler, both formats of /metrics, OTLP, spool, store, sealing and retention.
 DAY = """
-import gc, json, os, sys, threading, time
 from datetime import UTC, datetime, timedelta
 from wellfed.analysis.store import Store
 from wellfed.collectors.agent import choose
@@ -33,12 +43,6 @@ pages = [Page(options, openmetrics) for openmetrics in (False, True)]
 start = datetime(2026, 3, 1, tzinfo=UTC)
 began = start.timestamp()
 spool = Spool(folder + "/spool", 10**8, 1e12)
-
-def state():
-    gc.collect()
-    pages_ = int(open("/proc/self/statm").read().split()[1])
-    return {"mib": pages_ * 4096 / 2**20, "files": len(os.listdir("/proc/self/fd")),
-            "threads": threading.active_count()}
 
 states = []
 with Store(folder + "/store") as store:
@@ -65,7 +69,6 @@ print(json.dumps(states))
 
 #: The same for a hub: OTLP of two hosts decoded and stored, judged each six minutes, published, sealed, expired.
 HUB_DAY = """
-import gc, json, os, sys, threading
 from datetime import UTC, datetime, timedelta
 from wellfed.analysis import receiver as receiving
 from wellfed.analysis.live import Live
@@ -88,12 +91,6 @@ def rows(number, job):
     busy = 10.0 * number * (0.3 if number % 720 > 600 else 0.9)
     values = {"observed_seconds": 10.0 * number, "active_seconds": busy, "sm_active_seconds": busy}
     return [Row("gpu", ("GPU-1",), values, info), Row("host", (), {"load1": 1.0, "cpu_busy_seconds": 5.0 * number})]
-
-def state():
-    gc.collect()
-    pages_ = int(open("/proc/self/statm").read().split()[1])
-    return {"mib": pages_ * 4096 / 2**20, "files": len(os.listdir("/proc/self/fd")),
-            "threads": threading.active_count()}
 
 states = []
 with Store(folder + "/store") as store:
@@ -129,7 +126,7 @@ def test_a_day_of_windows_grows_nothing(
     windows = scale(8640, 600 if who == "agent" else 144)
     path = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, str(tmp_path), str(windows)],
+        [sys.executable, "-c", STATE + code, *arguments, str(tmp_path), str(windows)],
         capture_output=True,
         text=True,
         check=False,
