@@ -11,8 +11,9 @@ from dash import dcc, html
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.trouble import key
 from wellfed.dashboard.facts import job_names
-from wellfed.dashboard.parts import Column, cause_label, sortable, table
+from wellfed.dashboard.parts import Column, cause_label, table
 from wellfed.dashboard.remarks import mark
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.view import ROWS, Component, View, job_path
 from wellfed.dashboard.words import Number, ago, evidence_text, family, hours, money, scope_text, title
 
@@ -32,15 +33,15 @@ __all__ = [
 _GRADES = {"info": 0, "warning": 1, "critical": 2}
 
 _COLUMNS = (
-    Column("Sev", "sev"),
+    Column("Sev", "sev", drawn=True),
     Column("Cause", "cause"),
-    Column("Job"),
-    Column("Scope"),
+    Column("Job", "job"),
+    Column("Scope", "scope"),
     Column("Evidence", wide=True),
     Column("Since", "since", number=True),
     Column("GPU-h lost", "lost", number=True),
-    Column("Cost", number=True),
-    Column("Conf.", "conf"),
+    Column("Cost", "cost", number=True),
+    Column("Conf.", "conf", drawn=True),
     Column("Do next", wide=True),
 )
 
@@ -108,24 +109,29 @@ def pills(finding: Mapping[str, Any]) -> list[Component]:
 
 
 def findings_table(
-    view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "", most: int = ROWS
+    view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "", most: int = ROWS, of: str = ""
 ) -> Component:
-    """Findings, the costliest first unless the URL sorts them otherwise."""
+    """Findings, the costliest first unless the URL sorts them otherwise. of: as in Sort."""
+    names = view.answer.once(job_names)
     keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-        "sev": lambda f: (_GRADES.get(f["severity"], 0), f["lost_gpu_seconds"]),
+        "sev": lambda f: _GRADES.get(f["severity"], 0),
         "cause": lambda f: title(f["cause"]),
+        "job": lambda f: names.get(f["scope"]["job"], f["scope"]["job"]),
+        "scope": lambda f: len(f["scope"]["gpus"]),
         "since": lambda f: view.answer.now.timestamp() - datetime.fromisoformat(f["start"]).timestamp(),
         "lost": lambda f: float(f["lost_gpu_seconds"]),
+        "cost": lambda f: f["cost"],
         "conf": lambda f: float(f["confidence"]),
     }
-    by, down = sortable(view, "-lost", keys)
-    ordered = view.first(sorted(findings, key=keys[by], reverse=down), most)
+    sort = Sort(view, "-lost", of)
+    costliest = sorted(findings, key=keys["lost"], reverse=True)
+    ordered = view.first(sort.apply(costliest, keys), most)
     return table(
         _COLUMNS,
         [_row(view, f) for f in ordered],
         nothing or "No finding in this range: nothing waits longer than it should.",
         "Findings",
-        view,
+        sort,
         [finding_link(view, f) for f in ordered],
     )
 

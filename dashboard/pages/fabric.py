@@ -12,14 +12,15 @@ from wellfed.dashboard.parts import (
     card,
     chips,
     kpi,
+    listing,
     missing,
-    sortable,
     table,
     time_plot,
     twin,
     verdict,
 )
 from wellfed.dashboard.ports import MEASURES, State, by_rail, highest, port_rows, state_of
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import Component, Page, View, host_path
 from wellfed.dashboard.words import amount, family, share, whole
@@ -36,8 +37,8 @@ _WAYS = (("", "Load"), ("errors", "Errors"), ("crowded", "Congestion"))
 
 _COLUMNS = (
     Column("Port", "port"),
-    Column("Kind"),
-    Column("Rate", number=True),
+    Column("Kind", "kind"),
+    Column("Rate", "rate", number=True),
     Column("In", "rx", number=True),
     Column("Out", "tx", number=True),
     Column("Load", "load", number=True),
@@ -69,7 +70,9 @@ def body(view: View) -> Page:
             _figures(state),
             html.Div([_matrix(view, by), _over(view, by)], className="half"),
             card(
-                "Findings", findings_table(view, findings, "No fabric finding in this range."), classes="pad0"
+                "Findings",
+                findings_table(view, findings, "No fabric finding in this range.", of="findings"),
+                classes="pad0",
             ),
             _table(view, ports),
         ],
@@ -110,16 +113,19 @@ def _matrix(view: View, by: str) -> Component:
     pairs = list(zip(found.racks, found.values, strict=True))
     if len(pairs) > _RACKS:
         pairs = sorted(pairs, key=lambda pair: -max(v or 0.0 for v in pair[1]))[:_RACKS]
-    rows = [[rack, *(_shaded(value, top, measure.unit) for value in row)] for rack, row in pairs]
+    rows = [(rack, *(_shaded(value, top, measure.unit) for value in row)) for rack, row in pairs]
     more = f" · the {_RACKS} highest of {len(found.racks)} racks" if len(found.racks) > _RACKS else ""
-    columns = ["Rack", *(f"{rail}#" for rail in found.rails)]
+    columns = ("Rack", *(f"{rail}#" for rail in found.rails))
     note = (
         "No host tells which leaf and spine its ports reach, so they are grouped by rack and rail: "
         "where rails have leaves of their own, a cell is one leaf."
     )
     return card(
         "Racks by rails",
-        html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall rails"),
+        html.Div(
+            listing(columns, rows, "", f"Mean {measure.name} by rack and rail", Sort(view, of="racks")),
+            className="tall rails",
+        ),
         html.P(note, className="note in"),
         sub=f"mean {measure.name}{more}",
         right=chips([(name, view.here(by=way), way == by) for way, name in _WAYS], "Show"),
@@ -146,7 +152,7 @@ def _over(view: View, by: str) -> Component:
     return card(
         "Ports over time",
         time_plot("ports", figure, 420, summary),
-        twin(("Port", "Highest#"), told, "Ports over time"),
+        twin(("Port", "Highest#"), told, "Ports over time", Sort(view, "-highest", "highest")),
         sub=f"{measure.name} of the {len(told)} highest, per {step_for(view.answer):.0f} s",
     )
 
@@ -154,6 +160,8 @@ def _over(view: View, by: str) -> Component:
 def _table(view: View, ports: pl.DataFrame) -> Component:
     keys = {
         "port": "name",
+        "kind": "link",
+        "rate": "rate_bps",
         "rx": "rx_bytes",
         "tx": "tx_bytes",
         "load": "load",
@@ -163,15 +171,15 @@ def _table(view: View, ports: pl.DataFrame) -> Component:
         "cnp": "cnp_handled",
         "paused": "pause_seconds",
     }
-    key, down = sortable(view, "-errors", keys)
-    by = [keys[key], *(["waits", "load"] if key == "errors" else [])]
-    most = ports.height if view.whole else _LISTED
-    ordered = ports.top_k(most, by=by) if down else ports.bottom_k(most, by=by)
-    ordered = ordered.sort(by, descending=down, nulls_last=True)
+    sort = Sort(view, "-errors")
+    key, down = sort.by(keys)
+    first = ports.sort("errors", "waits", "load", descending=True, nulls_last=True, maintain_order=True)
+    ordered = first.sort(keys[key], descending=down, nulls_last=True, maintain_order=True)
+    ordered = ordered if view.whole else ordered.head(_LISTED)
     rows = [_row(view, r) for r in ordered.iter_rows(named=True)]
     more = f"the first {_LISTED} of {ports.height:,}" if ports.height > _LISTED else ""
     hrefs = [view.to(host_path(host)) for host in ordered["host"].to_list()]
-    return card("Ports", table(_COLUMNS, rows, "", "Ports", view, hrefs), sub=more, classes="pad0")
+    return card("Ports", table(_COLUMNS, rows, "", "Ports", sort, hrefs), sub=more, classes="pad0")
 
 
 def _row(view: View, port: dict[str, float | str | None]) -> tuple[Component, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, step_for
 from wellfed.dashboard.figures import Array, Line, stacked
 from wellfed.dashboard.parts import (
+    Column,
     card,
     cause_label,
     chips,
@@ -28,6 +29,7 @@ from wellfed.dashboard.parts import (
     verdict,
 )
 from wellfed.dashboard.remarks import actions, said, standing_pills
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import evidence, findings_table, next_steps, opened, pills, wanted
 from wellfed.dashboard.twins import series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, job_path
@@ -164,6 +166,14 @@ def _where(view: View, found: Mapping[str, Any]) -> Component:
     known = view.answer.once(gpus_by_host)
     gpus = [g for host in scope["hosts"] for g in known.get(host, ()) if g["gpu"] in inside]
     gpus.sort(key=lambda g: (g["gpu"] not in guilty, -float(g["by_cause"].get(found["cause"], 0.0))))
+    sort = Sort(view)
+    keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "gpu": lambda g: f"{g['host']} · {g['index'] or g['gpu']}",
+        "role": lambda g: "culprit" if g["gpu"] in guilty else "waits",
+        "lost": lambda g: float(g["by_cause"].get(found["cause"], 0.0)),
+        "au": lambda g: g["au"],
+    }
+    ordered = view.first(sort.apply(gpus, keys))
     rows = [
         (
             dcc.Link(f"{g['host']} · {g['index'] or g['gpu']}", href=view.to(gpu_path(g["host"], g))),
@@ -171,17 +181,23 @@ def _where(view: View, found: Mapping[str, Any]) -> Component:
             hours(g["by_cause"].get(found["cause"], 0.0)),
             share(g["au"]),
         )
-        for g in view.first(gpus)
+        for g in ordered
     ]
     more = f" · the first {ROWS} of {len(gpus)}" if len(gpus) > ROWS else ""
     return card(
         "GPUs",
         table(
-            ("GPU", "Role", "GPU-h lost to it#", "Productive#"),
+            (
+                Column("GPU", "gpu"),
+                Column("Role", "role"),
+                Column("GPU-h lost to it", "lost", number=True),
+                Column("Productive", "au", number=True),
+            ),
             rows,
             "No GPU is named.",
             "GPUs of the finding",
-            hrefs=[view.to(gpu_path(g["host"], g)) for g in view.first(gpus)],
+            sort,
+            [view.to(gpu_path(g["host"], g)) for g in ordered],
         ),
         sub=f"culprits first, then by what they lost{more}",
         classes="pad0",

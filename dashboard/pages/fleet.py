@@ -10,6 +10,7 @@ from wellfed.dashboard.figures import sparkline, stacked
 from wellfed.dashboard.pages import hosts
 from wellfed.dashboard.pages.rackmap import heat_card
 from wellfed.dashboard.parts import bar, card, cause_label, kpi, missing, time_plot, twin, verdict
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import findings_table, opened, wanted
 from wellfed.dashboard.view import Component, Page, View
 from wellfed.dashboard.words import duration, family, hours, money, share, title
@@ -177,7 +178,7 @@ def _causes(view: View) -> Component:
         "Lost GPU-hours by cause",
         html.Div(rows, className="crows"),
         time_plot("lost", stacked(view.skin, stamps, areas, "GPU-h"), height, summary),
-        twin(("Cause", "GPU-hours#"), told, "Lost GPU-hours by cause"),
+        twin(("Cause", "GPU-hours#"), told, "Lost GPU-hours by cause", Sort(view, "-gpu-hours", "causes")),
         sub=f"per {duration(step)}",
         right=html.Span(clear) if clear else None,
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dash import dcc, html
 
 from wellfed.dashboard.facts import owners
-from wellfed.dashboard.parts import Column, bar, card, cause_label, chips, sortable, table, verdict
+from wellfed.dashboard.parts import Column, bar, card, cause_label, chips, table, verdict
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import do_next
 from wellfed.dashboard.view import ROWS, Component, Page, View, job_path
-from wellfed.dashboard.words import family, hours, money, share, whole
+from wellfed.dashboard.words import family, hours, money, share, title, whole
 
-__all__ = ["body", "mostly"]
+__all__ = ["body", "mostly", "worst"]
 
 _COLUMNS = (
     Column("Job", "name"),
@@ -22,8 +23,8 @@ _COLUMNS = (
     Column("GPUs", "gpus", number=True),
     Column("Productive", "au", number=True),
     Column("GPU-h lost", "lost", number=True),
-    Column("Cost", number=True),
-    Column("Mostly"),
+    Column("Cost", "cost", number=True),
+    Column("Mostly", "mostly"),
     Column("Share of all loss"),
     Column("Do next", wide=True),
 )
@@ -35,16 +36,18 @@ def body(view: View) -> Page:
     user = view.query.get("user", "")
     jobs = [j for j in view.document["jobs"] if not user or j["user"] == user]
     teams = {j["job"]: (named.get(j["job"]) or {}).get("namespace") or "–" for j in jobs}
-    keys = {
+    keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "name": lambda j: j["name"] or j["job"],
-        "user": lambda j: j["user"] or "",
+        "user": lambda j: j["user"],
         "team": lambda j: teams[j["job"]],
         "gpus": lambda j: j["gpus"],
-        "au": lambda j: -1.0 if j["au"] is None else j["au"],
+        "au": lambda j: j["au"],
         "lost": lambda j: j["lost_seconds"],
+        "cost": lambda j: j["cost_lost"],
+        "mostly": lambda j: title(worst(j)),
     }
-    key, down = sortable(view, "-lost", keys)
-    ordered = sorted(jobs, key=keys[key], reverse=down)
+    sort = Sort(view, "-lost")
+    ordered = sort.apply(jobs, keys)
     total = float(view.document["totals"]["lost_seconds"]) or 1.0
     right = chips([(f"{user} ✕", view.here(user=""), True)], "User") if user else None
     more = f"the first {ROWS} of {len(jobs)}" if len(jobs) > ROWS else ""
@@ -53,7 +56,7 @@ def body(view: View) -> Page:
         [_row(view, j, teams[j["job"]], total) for j in view.first(ordered)],
         "No job held a GPU or reported steps in this range.",
         "Jobs",
-        view,
+        sort,
         [view.to(job_path(j["job"])) for j in view.first(ordered)],
     )
     return Page(
@@ -78,7 +81,7 @@ def _sentence(view: View, jobs: list[Mapping[str, Any]]) -> list[Component]:
 
 def _row(view: View, job: Mapping[str, Any], team: str, total: float) -> tuple[Component, ...]:
     name = job["name"] or job["job"]
-    worst = max(job["by_cause"], key=job["by_cause"].get, default="")
+    first = max(job["by_cause"], key=job["by_cause"].get, default="")
     return (
         dcc.Link(name, href=view.to(job_path(job["job"])), title=job["job"]),
         job["user"] or "–",
@@ -88,14 +91,20 @@ def _row(view: View, job: Mapping[str, Any], team: str, total: float) -> tuple[C
         hours(job["lost_seconds"]),
         money(job["cost_lost"]),
         mostly(job),
-        bar(job["lost_seconds"] / total, family(worst) if worst else "", share(job["lost_seconds"] / total)),
+        bar(job["lost_seconds"] / total, family(first) if first else "", share(job["lost_seconds"] / total)),
         do_next(view, job["job"]) or "–",
     )
 
 
 def mostly(item: Mapping[str, Any]) -> Component:
     """The cause that something lost most to."""
+    cause = worst(item)
+    return cause_label(cause) if cause else "–"
+
+
+def worst(item: Mapping[str, Any]) -> str:
+    """The cause that something lost most to, "" where it lost too little to say."""
     causes = item["by_cause"]
     if not causes or item["lost_seconds"] < 0.02 * item["covered_seconds"]:
-        return "–"
-    return cause_label(max(causes, key=causes.get))
+        return ""
+    return str(max(causes, key=causes.get))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from dash import dcc, html
@@ -15,7 +16,8 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import STARVED, Recent, job_names, recent
 from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import Racks, rack_map, racks
-from wellfed.dashboard.parts import card, chips, code_badge, legend, plot, twin
+from wellfed.dashboard.parts import Column, card, chips, code_badge, folded, legend, plot, table
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.theme import Skin, mix
 from wellfed.dashboard.view import Component, View, gpu_path
 from wellfed.dashboard.words import count, family, hours, money, share
@@ -106,19 +108,39 @@ def _twin(view: View) -> Component:
     names = view.answer.once(job_names)
     pairs = list(zip(view.document["gpus"], view.answer.once(_states), strict=True))
     pairs.sort(key=lambda pair: -(pair[1].lost if pair[1] else -1.0))
+    sort = Sort(view, "-lost", "gpus")
+    keys: dict[str, Callable[[tuple[Mapping[str, Any], Recent | None]], Any]] = {
+        "gpu": lambda pair: f"{pair[0]['host']} · {pair[0]['index'] or pair[0]['gpu']}",
+        "state": lambda pair: _state(pair[1]),
+        "lost": lambda pair: pair[1].lost if pair[1] else None,
+        "sm": lambda pair: pair[1].sm if pair[1] else None,
+        "hours": lambda pair: pair[0]["lost_seconds"],
+        "job": lambda pair: names.get(pair[0]["job"], pair[0]["job"]),
+    }
     rows = [
         (
             f"{g['host']} · {g['index'] or g['gpu']}",
-            "no data" if s is None else FAMILIES[s.family].title if s.family else "productive",
+            _state(s),
             share(s.lost if s else None),
             share(s.sm if s else None),
             hours(g["lost_seconds"]),
             names.get(g["job"], g["job"]) or "–",
         )
-        for g, s in view.first(pairs, _WORST)
+        for g, s in view.first(sort.apply(pairs, keys), _WORST)
     ]
-    columns = ("GPU", "Waits for", "Lost in 5 min#", "Useful SM#", "GPU-h lost in the range#", "Job")
-    return twin(columns, rows, "State of GPUs")
+    columns = (
+        Column("GPU", "gpu"),
+        Column("Waits for", "state"),
+        Column("Lost in 5 min", "lost", number=True),
+        Column("Useful SM", "sm", number=True),
+        Column("GPU-h lost in the range", "hours", number=True),
+        Column("Job", "job"),
+    )
+    return folded(table(columns, rows, "Nothing in this range.", "State of GPUs", sort), sort)
+
+
+def _state(found: Recent | None) -> str:
+    return "no data" if found is None else FAMILIES[found.family].title if found.family else "productive"
 
 
 def _places(answer: Answer) -> Racks:
