@@ -17,10 +17,11 @@ from wellfed.connections import Hurried
 from wellfed.dashboard.access import Access, is_loopback, read_token
 from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
+from wellfed.dashboard.topology import Topology, TopologyFile
 from wellfed.errors import UserError
 from wellfed.prices import Prices
 
-__all__ = ["bind", "doorway", "serve"]
+__all__ = ["bind", "doorway", "serve", "wiring"]
 
 #: Seconds that open connections get at shutdown.
 GOODBYE = 2
@@ -51,6 +52,12 @@ def doorway(options: Mapping[str, object], listener: socket.socket) -> Access:
     )
 
 
+def wiring(options: Mapping[str, object]) -> Callable[[], Topology | None]:
+    """What --topology tells now, None without it. Raises UserError for a file that cannot be read."""
+    path = options.get("topology")
+    return TopologyFile(str(path)) if path else lambda: None
+
+
 def serve(
     listener: socket.socket,
     store: Store,
@@ -59,10 +66,14 @@ def serve(
     simulated: bool = False,
     version: Callable[[], int] | None = None,
     refused: Callable[[], Mapping[str, int]] = dict,
+    topology: Callable[[], Topology | None] = lambda: None,
 ) -> None:
-    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version, refused: as in StoreSource."""
+    """Serves until SIGINT or SIGTERM. price: of GPU time, or None.
+
+    version, refused, topology: as in StoreSource.
+    """
     assert price is None or isinstance(price, Prices)
-    source = StoreSource(store, price, simulated, version, refused)
+    source = StoreSource(store, price, simulated, version, refused, topology)
     app = create_app(source, Notes(os.path.join(store.path, FILE)), access)
     config = uvicorn.Config(
         app.server,

@@ -16,6 +16,7 @@ from wellfed.analysis.trouble import find
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, step_for
 from wellfed.dashboard.figures import Array, Line, stacked
+from wellfed.dashboard.leaves import common_leaf
 from wellfed.dashboard.parts import (
     Column,
     card,
@@ -241,6 +242,9 @@ def _panel(view: View, found: Mapping[str, Any]) -> Component:
     ]
     if culprits:
         parts += [html.H3("Culprits"), html.Ul([html.Li(text) for text in culprits], className="plain")]
+    leaf = common_leaf(view.answer, found) if family(cause) == "network" else ""
+    if leaf:
+        parts += [html.H3("Leaf"), html.P(f"All of its hosts are below {leaf}.")]
     if scope["job"]:
         parts += [html.H3("Job"), html.P(dcc.Link(scope["job"], href=view.to(job_path(scope["job"]))))]
     if found["missing_signals"]:
