@@ -11,7 +11,6 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.derive import binned, grid_of, per_second
 from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import natural, rack_of
-from wellfed.dashboard.topology_text import switch_name
 
 __all__ = [
     "MEASURES",
@@ -93,8 +92,17 @@ def switches(answer: Answer) -> Mapping[str, str]:
     if topology is None:
         return {}
     hosts = answer.tables["port"].select(pl.col("host").unique()).collect(engine="streaming")
-    names = {host: switch_name(host) for host in hosts["host"].drop_nulls().to_list()}
-    return {host: name for host, name in names.items() if name in topology.switches}
+    names = {host: topology.switch(host) for host in hosts["host"].drop_nulls().to_list()}
+    return {host: name for host, name in names.items() if name}
+
+
+def _rates(answer: Answer) -> pl.DataFrame:
+    """host, port, told_bps: the rates of switches' ports, which not every exporter of theirs tells."""
+    topology, named = answer.topology, answer.once(switches)
+    rates = topology.rates if topology else {}
+    known = {name: host for host, name in named.items()}
+    rows = [(known[name], port, rate) for (name, port), rate in rates.items() if name in known]
+    return pl.DataFrame(rows, {"host": pl.String, "port": pl.String, "told_bps": pl.Float64}, orient="row")
 
 
 def _binned(answer: Answer) -> pl.DataFrame:
@@ -102,6 +110,9 @@ def _binned(answer: Answer) -> pl.DataFrame:
     bits = 8 * pl.max_horizontal(*_LOAD) / pl.col("seconds")
     errors = pl.sum_horizontal(*(pl.col(c).fill_null(0.0) for c in _ERRORS if c != "out_of_sequence"))
     of_switch = pl.col("host").is_in(list(answer.once(switches)))
+    rows = rows.join(answer.once(_rates), on=["host", "port"], how="left").with_columns(
+        pl.coalesce("rate_bps", "told_bps").alias("rate_bps")
+    )
     return rows.with_columns(
         pl.when(of_switch).then(pl.lit(SWITCH)).otherwise("link").alias("link"),
         (bits / pl.col("rate_bps")).alias("load"),

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wellfed.dashboard.topology_text import Wires, parse
+from wellfed.dashboard.topology_text import Wires, parse, switch_name
 from wellfed.errors import UserError
 
 __all__ = ["Topology", "TopologyFile", "arranged"]
@@ -24,7 +24,8 @@ class Topology:
     """Leaves are switches with hosts, spines those that leaves are linked to and that have none.
 
     places: host -> (port, leaf), port "" for all its ports. links: how many by (leaf, spine). ends: what a
-    switch's port is a part of, by (switch, port number or name of the switch at its other end).
+    switch's port is a part of, by (switch, port number or name of the switch at its other end). aliases:
+    other names of switches; rates: bits a second by (switch, port).
     """
 
     places: Mapping[str, Sequence[tuple[str, str]]]
@@ -33,6 +34,13 @@ class Topology:
     leaves: Sequence[str]
     spines: Sequence[str]
     switches: frozenset[str]
+    aliases: Mapping[str, str]
+    rates: Mapping[tuple[str, str], float]
+
+    def switch(self, host: str) -> str:
+        """The switch that a sender of port counters is, by its name, description or id; "" for a host."""
+        name = self.aliases.get(host.lower()) or switch_name(host)
+        return name if name in self.switches else ""
 
     def leaf_of(self, host: str, port: str) -> str:
         """The leaf that a host's port reaches; "" where the file does not tell which of several it is."""
@@ -72,7 +80,8 @@ def arranged(wires: Wires) -> Topology:
             if port:
                 ends[switch, port] = pair
     spines = {spine for _, spine in links}
-    return Topology(places, links, ends, sorted(leaves), sorted(spines), frozenset(wires.names))
+    names = frozenset(wires.names)
+    return Topology(places, links, ends, sorted(leaves), sorted(spines), names, wires.aliases, wires.rates)
 
 
 class TopologyFile:

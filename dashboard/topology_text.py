@@ -1,7 +1,7 @@
 """Reads what is wired to what: Slurm's topology.conf (topology/tree) and the output of ibnetdiscover.
 
-Source: topology.conf(5) and slurm.conf(5) of Slurm for lines and host lists; ibnetdiscover(8), "Topology file
-format", of rdma-core. Bad input raises ValueError with one line that says where.
+Source: topology.conf(5) and slurm.conf(5) of Slurm for lines and host lists; ibnetdiscover(8) of rdma-core,
+"Topology file format", and the output of its -p. Bad input raises ValueError with one line that says where.
 """
 
 from __future__ import annotations
@@ -18,12 +18,21 @@ __all__ = ["Wires", "host_list", "parse", "switch_name"]
 #: Names that one file may hold.
 MOST = 1_000_000
 
-_HEADER = re.compile(r'^Switch\s+\d+\s+"(S-[0-9a-fA-F]+)"\s*#\s*"(.*)"\s')
+_HEADER = re.compile(r'^Switch\s+\d+\s+"S-([0-9a-fA-F]+)"\s*#\s*"(.*)"\s')
 _NODE = re.compile(r'^(?:Ca|Rt)\s+\d+\s+"')
 _PORT = re.compile(
-    r'^\[(\d+)\](?:\[ext \d+\])?\s+"([SHR]-[0-9a-fA-F]+)"\[(\d+)\](?:\[ext \d+\])?(?:\([0-9a-fA-F]+\))?'
-    r'\s*#\s*"(.*)"'
+    r'^\[(\d+)\](?:\[ext \d+\])?\s+"([SHR])-([0-9a-fA-F]+)"\[(\d+)\](?:\[ext \d+\])?'
+    r'(?:\([0-9a-fA-F]+\))?\s*#\s*"(.*)"(?:.*\s(\d+x\w+))?'
 )
+#: `ibnetdiscover -p`: a line a link.
+_LINE = re.compile(
+    r"^SW\s+\d+\s+(\d+)\s+0x([0-9a-fA-F]+)\s+(\d+x)\s+(\S+)\s+-\s+(SW|CA)\s+\d+\s+(\d+)"
+    r"\s+0x([0-9a-fA-F]+)\s+\(\s*'(.*)'\s+-\s+'(.*)'\s*\)"
+)
+#: Gb/s of one lane, as the kernel tells the rate of a port.
+_LANE = {
+    "SDR": 2.5, "DDR": 5, "QDR": 10, "FDR10": 10, "FDR": 14, "EDR": 25, "HDR": 50, "NDR": 100, "XDR": 200
+}  # fmt: skip
 #: A channel adapter of a switch that sums up: no host.
 _NO_HOST = re.compile(r"Aggregation Node|SHARP", re.IGNORECASE)
 _DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9]*_\d+")
@@ -35,16 +44,21 @@ _RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 
 @dataclass(slots=True)
 class Wires:
-    """names: of switches. hosts: (host, port or "" for any, switch); switches: (one, port, other, port)."""
+    """names: of switches. aliases: `0x` and id of a switch -> its name. hosts: (host, port or "" for any,
+    switch); switches: (one, port, other, port); rates: bits a second by (switch, port), where they are told.
+    """
 
     names: set[str] = field(default_factory=set)
+    aliases: dict[str, str] = field(default_factory=dict)
     hosts: list[tuple[str, str, str]] = field(default_factory=list)
     switches: list[tuple[str, str, str, str]] = field(default_factory=list)
+    rates: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
 def parse(text: str) -> Wires:
     """Either format, told apart by its lines. Raises ValueError."""
-    found = _discovered(text) if any(map(_HEADER.match, text.splitlines())) else _configured(text)
+    discovered = any(_HEADER.match(line) or _LINE.match(line) for line in text.splitlines())
+    found = _discovered(text) if discovered else _configured(text)
     if not found.hosts:
         raise ValueError(
             "no switch has hosts: write Slurm's SwitchName=... Nodes=... lines or ibnetdiscover's output"
@@ -111,25 +125,68 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         held = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A port of a switch and what it leads to. rate: `4xNDR`, "" where it is not told."""
+
+    switch: str
+    port: str
+    to_switch: bool
+    far: str
+    far_port: str
+    description: str
+    rate: str
+
+
 def _discovered(text: str) -> Wires:
-    headers = [match for line in text.splitlines() if (match := _HEADER.match(line))]
-    told = Counter(switch_name(match[2]) for match in headers)
+    described, links = _with_headers(text)
+    told = Counter(map(switch_name, described.values()))
     # Switches that nobody named describe themselves alike: their ids tell them apart.
-    named = {m[1]: name if told[name := switch_name(m[2])] == 1 and name else m[1] for m in headers}
-    found, seen, here = Wires(set(named.values())), set(), ""
+    names = {
+        guid: name if told[name := switch_name(said)] == 1 and name else f"0x{guid}"
+        for guid, said in described.items()
+    }
+    found, seen = Wires(set(names.values()), {f"0x{guid}": name for guid, name in names.items()}), set()
+    for link in links:
+        here, far = names[link.switch], names.get(link.far, "")
+        if rate := _rate(link.rate):
+            found.rates[here, link.port] = rate
+        if not link.to_switch:
+            found.hosts += _host(link.description, link.far_port, here)
+        elif far and (far, link.far_port) not in seen:
+            seen.add((here, link.port))
+            found.switches.append((here, link.port, far, link.far_port))
+    return found
+
+
+def _with_headers(text: str) -> tuple[dict[str, str], list[_Link]]:
+    """Id of each switch -> what it says of itself, and all links of switches, once from either end."""
+    described, links, here = {}, [], ""
     for line in text.splitlines():
         if match := _HEADER.match(line):
-            here = named[match[1]]
+            here = _id(match[1])
+            described[here] = match[2]
         elif _NODE.match(line):
             here = ""
-        elif here and (port := _PORT.match(line)):
-            mine, far, its, description = port.groups()
-            if far.startswith("H-"):
-                found.hosts += _host(description, its, here)
-            elif far in named and (named[far], its) not in seen:
-                seen.add((here, mine))
-                found.switches.append((here, mine, named[far], its))
-    return found
+        elif here and (match := _PORT.match(line)):
+            port, kind, far, far_port, said, rate = match.groups()
+            links.append(_Link(here, port, kind == "S", _id(far), far_port, said, rate or ""))
+        elif match := _LINE.match(line):
+            port, switch, width, speed, kind, far_port, far, own, said = match.groups()
+            described[_id(switch)] = own
+            links.append(_Link(_id(switch), port, kind == "SW", _id(far), far_port, said, f"{width}{speed}"))
+    return described, links
+
+
+def _id(guid: str) -> str:
+    return guid.lower().lstrip("0").rjust(16, "0")
+
+
+def _rate(text: str) -> float | None:
+    """Bits a second of `4xNDR`; None for a speed that is not known."""
+    width, _, speed = text.partition("x")
+    lane = _LANE.get(speed)
+    return float(width) * lane * 1e9 if lane else None
 
 
 def _host(description: str, port: str, switch: str) -> list[tuple[str, str, str]]:

@@ -78,7 +78,7 @@ def test_slurms_file_tells_the_leaf_of_a_host_and_the_spines_of_a_leaf() -> None
 
 def test_ibnetdiscover_tells_the_leaf_of_each_port_and_the_ports_of_each_link() -> None:
     found = topology(DISCOVERED)
-    one, two = "S-b8599f0300b1", "S-b8599f0300b2"
+    one, two = "0x0000b8599f0300b1", "0x0000b8599f0300b2"
     assert (found.leaves, found.spines) == (["leaf1", "leaf2"], [one, two])
     assert found.links == {("leaf1", one): 2, ("leaf1", two): 1, ("leaf2", one): 1}
     # A host on two leaves: each port has its own, and no other port is said to have one.
@@ -92,6 +92,31 @@ def test_ibnetdiscover_tells_the_leaf_of_each_port_and_the_ports_of_each_link() 
     assert found.link_of("leaf1", "35") == ("leaf1", two)
     assert found.link_of("leaf1", "1") is None
     assert "Mellanox Technologies" not in found.places
+
+
+LINES = """CA     7  1 0x00000c42a10300c1 4x HDR - SW     3  1 0x0000b8599f0300a1 ( 'node01 mlx5_0' - 'MF0;leaf1:MQM8700/U1' )
+SW     3  1 0x0000b8599f0300a1 4x HDR - CA     7  1 0x00000c42a10300c1 ( 'MF0;leaf1:MQM8700/U1' - 'node01 mlx5_0' )
+SW     3  2 0x0000b8599f0300a1 4x HDR - CA     8  1 0x00000c42a10300c2 ( 'MF0;leaf1:MQM8700/U1' - 'node02 mlx5_0' )
+SW     3 33 0x0000b8599f0300a1 2x HDR - SW    20  1 0x0000b8599f0300b1 ( 'MF0;leaf1:MQM8700/U1' - 'spine1' )
+SW     3 34 0x0000b8599f0300a1 4x ???                                    'MF0;leaf1:MQM8700/U1'
+SW    20  1 0x0000b8599f0300b1 2x HDR - SW     3 33 0x0000b8599f0300a1 ( 'spine1' - 'MF0;leaf1:MQM8700/U1' )
+"""
+
+
+def test_its_other_form_a_line_a_link_tells_the_same() -> None:
+    found = topology(LINES)
+    assert (found.leaves, found.spines, found.links) == (["leaf1"], ["spine1"], {("leaf1", "spine1"): 1})
+    assert found.leaf_of("node02", "mlx5_0/1") == "leaf1"
+    assert found.rates["leaf1", "33"] == found.rates["spine1", "1"] == 100e9
+
+
+def test_a_switch_is_known_by_name_description_and_id() -> None:
+    found = topology(DISCOVERED)
+    for name in ("leaf1", "MF0;leaf1:MQM8700/U1", "0x0000b8599f0300a1", "0x0000B8599F0300A1"):
+        assert found.switch(name) == "leaf1", name
+    assert found.switch("0x0000b8599f0300b2") == "0x0000b8599f0300b2"
+    assert found.switch("node01") == found.switch("") == ""
+    assert found.rates["leaf1", "33"] == 200e9
 
 
 def test_ports_of_a_switch_may_be_called_by_what_they_lead_to() -> None:
