@@ -11,6 +11,7 @@ from dash import dcc, html
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.trouble import key
 from wellfed.dashboard.facts import job_names
+from wellfed.dashboard.mine import asked_user, is_of
 from wellfed.dashboard.parts import Column, cause_label, table
 from wellfed.dashboard.remarks import mark
 from wellfed.dashboard.sorting import Sort
@@ -52,13 +53,15 @@ def finding_link(view: View, finding: Mapping[str, Any]) -> str:
 
 
 def wanted(view: View, findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The findings that the URL's `cause`, `job`, `sev` and `state` leave; muted ones only by `state`."""
+    """What the URL's `cause`, `job`, `user`, `sev` and `state` leave; muted findings only by `state`."""
     cause, job, grade, state = (view.query.get(name, "") for name in ("cause", "job", "sev", "state"))
+    user = asked_user(view)
     return [
         f
         for f in findings
         if (not cause or cause in (f["cause"], family(f["cause"])))
         and (not job or f["scope"].get("job") == job)
+        and (not user or is_of(view, f, user))
         and (not grade or grade == f["severity"])
         and (view.standing(f).state == state if state else view.standing(f).muted is None)
     ]

@@ -17,6 +17,7 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, step_for
 from wellfed.dashboard.figures import Array, Line, stacked
 from wellfed.dashboard.leaves import common_leaf
+from wellfed.dashboard.mine import is_of, user_chips
 from wellfed.dashboard.parts import (
     Column,
     card,
@@ -78,9 +79,13 @@ def _filters(
     states = Counter(view.standing(f).state for f in findings)
     grades = Counter(f["severity"] for f in heard)
     families = Counter(family(f["cause"]) for f in heard)
-    sev, cause, state = (view.query.get(name, "") for name in ("sev", "cause", "state"))
+    sev, cause, state, user = (view.query.get(name, "") for name in ("sev", "cause", "state", "user"))
     first = [
-        (f"All {len(heard)}", view.here(sev="", cause="", job="", state=""), not (sev or cause or state))
+        (
+            f"All {len(heard)}",
+            view.here(sev="", cause="", job="", user="", state=""),
+            not (sev or cause or user or state),
+        )
     ]
     first += [
         (f"{word.capitalize()} {grades[word]}", view.here(sev="" if sev == word else word), sev == word)
@@ -101,11 +106,12 @@ def _filters(
         for word in ("new", "acknowledged", "muted")
         if states[word] and states["new"] < len(findings)
     ]
-    return [
-        chips(items, name)
+    severity, standing, family_ = (
+        [chips(items, name)] if items else []
         for items, name in ((first, "Severity"), (third, "State"), (second, "Cause"))
-        if items
-    ]
+    )
+    whose = user_chips(view, lambda user: sum(is_of(view, f, user) for f in heard))
+    return [*severity, *whose, *standing, *family_]
 
 
 def detail(view: View, name: str) -> Page:

@@ -7,6 +7,7 @@ from dash import dcc, html
 
 from wellfed.dashboard.facts import by_window, lost_over_time
 from wellfed.dashboard.figures import sparkline, stacked
+from wellfed.dashboard.mine import asked_user, is_of, user_chips
 from wellfed.dashboard.pages import hosts
 from wellfed.dashboard.pages.rackmap import heat_card
 from wellfed.dashboard.parts import bar, card, cause_label, kpi, missing, time_plot, twin, verdict
@@ -38,11 +39,20 @@ def body(view: View) -> Page:
                 "Findings",
                 findings_table(view, findings, most=50),
                 sub=f"{count} open · ranked by GPU-hours lost",
-                right=dcc.Link("All findings", href=view.to("/findings")),
+                right=html.Div([*_whose(view), dcc.Link("All findings", href=_all(view))], className="seg"),
                 classes="pad0",
             ),
         ],
     )
+
+
+def _whose(view: View) -> list[Component]:
+    heard = [f for f in view.document["findings"] if view.standing(f).muted is None]
+    return user_chips(view, lambda user: sum(is_of(view, f, user) for f in heard))
+
+
+def _all(view: View) -> str:
+    return view.to("/findings", user=asked_user(view))
 
 
 def _without_gpu(view: View) -> list[Component]:

@@ -8,7 +8,8 @@ from typing import Any
 from dash import dcc, html
 
 from wellfed.dashboard.facts import owners
-from wellfed.dashboard.parts import Column, bar, card, cause_label, chips, table, verdict
+from wellfed.dashboard.mine import asked_user, jobs_of, user_chips
+from wellfed.dashboard.parts import Column, bar, card, cause_label, table, verdict
 from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import do_next
 from wellfed.dashboard.view import ROWS, Component, Page, View, job_path
@@ -30,10 +31,13 @@ _COLUMNS = (
 )
 
 
+_NOTHING = "No job held a GPU or reported steps in this range."
+
+
 def body(view: View) -> Page:
     """All jobs, the costliest first."""
     named = view.answer.once(owners)
-    user = view.query.get("user", "")
+    user = asked_user(view)
     jobs = [j for j in view.document["jobs"] if not user or j["user"] == user]
     teams = {j["job"]: (named.get(j["job"]) or {}).get("namespace") or "–" for j in jobs}
     keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
@@ -49,30 +53,39 @@ def body(view: View) -> Page:
     sort = Sort(view, "-lost")
     ordered = sort.apply(jobs, keys)
     total = float(view.document["totals"]["lost_seconds"]) or 1.0
-    right = chips([(f"{user} ✕", view.here(user=""), True)], "User") if user else None
+    whose = user_chips(view, lambda user: len(view.answer.once(jobs_of, user)))
     more = f"the first {ROWS} of {len(jobs)}" if len(jobs) > ROWS else ""
     found = table(
         _COLUMNS,
         [_row(view, j, teams[j["job"]], total) for j in view.first(ordered)],
-        "No job held a GPU or reported steps in this range.",
+        f"{user} has no job in this range." if user else _NOTHING,
         "Jobs",
         sort,
         [view.to(job_path(j["job"])) for j in view.first(ordered)],
     )
     return Page(
         [html.H1("Jobs")],
-        [verdict(*_sentence(view, jobs)), card("Jobs", found, sub=more, right=right, classes="pad0")],
+        [
+            verdict(*_sentence(view, jobs, user)),
+            card(
+                "Jobs",
+                found,
+                sub=more,
+                right=html.Div(whose, className="seg") if whose else None,
+                classes="pad0",
+            ),
+        ],
     )
 
 
-def _sentence(view: View, jobs: list[Mapping[str, Any]]) -> list[Component]:
+def _sentence(view: View, jobs: list[Mapping[str, Any]], user: str) -> list[Component]:
     if not jobs:
-        return ["No job held a GPU or reported steps in this range."]
+        return [f"{user} has no job in this range." if user else _NOTHING]
     first = max(jobs, key=lambda j: float(j["lost_seconds"]))
     starved = sum(j["au"] is not None and j["au"] < 0.7 for j in jobs)
     link = dcc.Link(first["name"] or first["job"], href=view.to(job_path(first["job"])))
     return [
-        html.B(f"{starved} of {len(jobs)} jobs are starved"),
+        html.B(f"{starved} of {len(jobs)} jobs {f'of {user} ' if user else ''}are starved"),
         " (less than 70 % productive); ",
         link,
         f" lost most: {hours(first['lost_seconds'])} GPU-hours.",

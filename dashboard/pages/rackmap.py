@@ -16,6 +16,7 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import STARVED, Recent, job_names, recent
 from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import Racks, rack_map, racks
+from wellfed.dashboard.mine import asked_user, jobs_of
 from wellfed.dashboard.parts import Column, card, chips, code_badge, folded, legend, plot, table
 from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.theme import Skin, mix
@@ -154,9 +155,12 @@ def _states(answer: Answer) -> list[Recent | None]:
 
 
 def _outside(view: View) -> Array:
-    """Which GPUs the URL's `job` leaves out."""
-    job = view.query.get("job", "")
-    return np.array([bool(job) and g["job"] != job for g in view.document["gpus"]])
+    """Which GPUs the URL's `job` and `user` leave out."""
+    job, user = view.query.get("job", ""), asked_user(view)
+    theirs = view.answer.once(jobs_of, user) if user else frozenset()
+    return np.array(
+        [bool((job and g["job"] != job) or (user and g["job"] not in theirs)) for g in view.document["gpus"]]
+    )
 
 
 def _swatch(colour: str) -> Component:
