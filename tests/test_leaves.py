@@ -11,9 +11,13 @@ import dashboards
 import polars as pl
 import pytest
 from dashboards import Fixed
+from otlp_nodes import host_rows
 from programs import Programs, free_port
 
 from wellfed.analysis.diagnose import diagnose
+from wellfed.analysis.receiver import Receiver, frames
+from wellfed.collectors.otlp import Encoder
+from wellfed.collectors.sampler import Window
 from wellfed.dashboard import app, tabular
 from wellfed.dashboard.leaves import by_leaf, common_leaf
 from wellfed.dashboard.ports import by_rail, port_rows, state_of
@@ -147,6 +151,23 @@ def test_ibnetdiscover_and_numbered_ports_give_the_same_matrix(wired: Fixed) -> 
     before = wired.made.once(port_rows).filter((pl.col("host") == "leaf1") & (pl.col("port") == "spine2"))
     rate = before["rate_bps"].item()
     assert matrix(found)[1][4].value == pytest.approx(matrix(wired)[1][4].value * rate / 400e9)
+
+
+def test_what_a_switch_sends_by_otlp_is_in_the_matrix(wired: Fixed) -> None:
+    topology = wired.made.topology
+    assert topology is not None
+    whole = wired.tables["port"].collect()
+    of_switch = pl.col("host").is_in(list(topology.switches))
+    encoders = {name: Encoder({"host.name": name}) for name in topology.switches}
+    receiver, parts = Receiver(None), [whole.filter(~of_switch)]  # type: ignore[arg-type]
+    for (ts, name), rows in whole.filter(of_switch).partition_by("ts", "host", as_dict=True).items():
+        at = ts.timestamp()
+        sent = encoders[name].encode(Window(at, list(host_rows({"port": rows}, name))))
+        parts.append(frames(receiver.decode(sent, at).parts)["port"].select(whole.columns))
+    receiver.close()
+    found = Fixed({**wired.tables, "port": pl.concat(parts).lazy()}, wired.diagnosis)
+    found.made = replace(found.made, topology=topology)
+    assert matrix(found) == matrix(wired)
 
 
 def test_a_switch_is_no_host(source: Fixed, wired: Fixed) -> None:

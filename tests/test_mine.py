@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 from dataclasses import replace
@@ -9,6 +10,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import dashboards
+import numpy as np
 import pytest
 from dash import dcc, html
 from dashboards import EVIL, Fixed
@@ -101,8 +103,14 @@ def test_jobs_and_findings_are_narrowed_to_a_user(source: Fixed) -> None:
     assert 0 < len(mine_) < len(document["findings"])
     for path in ("/", "/findings"):
         assert len(rows(page(source, path, f"user={user}"), "Findings")) == len(mine_)
-    outside = _outside(view_of(source, "/", f"user={user}"))
-    assert [bool(out) for out in outside] == [g["job"] not in own for g in document["gpus"]]
+    view = view_of(source, "/", f"user={user}")
+    assert [bool(out) for out in _outside(view)] == [g["job"] not in own for g in document["gpus"]]
+    for by in ("", "sm", "cost", "job"):
+        shown = page(source, "/", f"user={user}&by={by}")
+        (figure,) = (n.figure for n in tabular._walk(shown) if getattr(n, "id", "") == "heat")
+        z = np.frombuffer(base64.b64decode(figure["data"][0]["z"]["bdata"]), np.uint8)
+        # The last colour is none at all.
+        assert (z < figure["data"][0]["zmax"] - 1).sum() == len(gpus)
     assert "nobody has no job in this range" in json.dumps(
         [str(p) for p in page(source, "/jobs", "user=nobody")]
     )

@@ -17,7 +17,16 @@ __all__ = ["topology_conf", "with_switches"]
 _AWAY = 0.5
 #: Of the ticks that its ports wait, those that are spent on its worst and on each other link; and at a spine.
 _WORST, _OTHER, _BACK = 0.8, 0.05, 0.02
-_SUMMED = ("rx_bytes", "tx_bytes", "xmit_wait_ticks", "cnp_handled", "pause_seconds")
+_QUIET = (
+    "symbol_errors",
+    "link_downed",
+    "link_recovery",
+    "rcv_errors",
+    "xmit_discards",
+    "buffer_overruns",
+    "integrity_errors",
+)
+_SUMMED = ("rx_bytes", "tx_bytes", "xmit_wait_ticks")
 
 
 def topology_conf(hosts: Sequence[str]) -> str:
@@ -48,11 +57,11 @@ def with_switches(tables: Mapping[str, pl.DataFrame], hosts: Sequence[str]) -> d
         wait = pl.col("xmit_wait_ticks") / pl.col("ports")
         up = summed.with_columns(
             pl.col("rx_bytes", "tx_bytes") * (_AWAY / len(spines)),
-            pl.col("cnp_handled", "pause_seconds") * 0.0,
             pl.col("rate_bps") / len(spines),
             host="leaf",
             port=pl.lit(spine),
             up=pl.lit(1.0),
+            **dict.fromkeys(_QUIET, pl.lit(0.0)),
             xmit_wait_ticks=wait * pl.when(worst).then(_WORST).otherwise(_OTHER),
         )
         down = up.with_columns(

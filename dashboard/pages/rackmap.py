@@ -53,7 +53,9 @@ def heat_card(view: View) -> Component:
     by = view.query.get("by", "")
     paint = {"sm": _by_activity, "cost": _by_cost, "job": _by_job}.get(by, _by_cause)
     painted = paint(view)
-    figure = rack_map(view.skin, where, painted.codes, painted.colours, painted.silent)
+    # Beyond the colours there is nothing: a GPU that is not asked for is no GPU without data.
+    codes = np.where(_outside(view), len(painted.colours), painted.codes).astype(np.uint8)
+    figure = rack_map(view.skin, where, codes, painted.colours, painted.silent)
     index = json.dumps({**where.index, "names": painted.names}, separators=(",", ":"))
     ways = [(name, view.here(by=way), way == by) for way, name in _WAYS]
     height = _height(where, len(gpus))
@@ -107,7 +109,8 @@ def _worst(view: View) -> Component:
 def _twin(view: View) -> Component:
     """The map as a table, the GPUs that lose most first."""
     names = view.answer.once(job_names)
-    pairs = list(zip(view.document["gpus"], view.answer.once(_states), strict=True))
+    each = zip(view.document["gpus"], view.answer.once(_states), _outside(view), strict=True)
+    pairs = [(gpu, state) for gpu, state, outside in each if not outside]
     pairs.sort(key=lambda pair: -(pair[1].lost if pair[1] else -1.0))
     sort = Sort(view, "-lost", "gpus")
     keys: dict[str, Callable[[tuple[Mapping[str, Any], Recent | None]], Any]] = {
@@ -184,7 +187,6 @@ def _by_cause(view: View) -> Painted:
         base[name] = len(colours)
         colours += [mix(skin.surface, skin.colour(name), part) for _, part in _SHADES]
         names += [f"{FAMILIES[name].title}, {word} of its time" for word, _ in _SHADES]
-    outside = _outside(view)
     codes = np.array(
         [
             1 if s is None else 0 if s.family not in base else base[s.family] + _strength(s.lost)
@@ -192,7 +194,6 @@ def _by_cause(view: View) -> Painted:
         ],
         dtype=np.uint8,
     )
-    codes[outside] = 1
     found = Counter("no data" if s is None else s.family for s in states)
     items: list[list[Component]] = [[_swatch(skin.productive), "Productive ", html.B(f"{found['']:,}")]]
     for name in families:
@@ -208,11 +209,11 @@ def _strength(lost: float) -> int:
     return 2 if lost > 0.5 else 1 if lost > 0.25 else 0
 
 
-def _ramped(skin: Skin, levels: Array, outside: Array) -> Array:
+def _ramped(skin: Skin, levels: Array) -> Array:
     """0..1, NaN for no data, as codes into the ramp and, beyond it, no data."""
     steps = len(skin.ramp)
     codes: Array = np.clip(np.nan_to_num(levels) * steps, 0, steps - 1).astype(np.uint8)
-    codes[np.isnan(levels) | outside] = steps
+    codes[np.isnan(levels)] = steps
     return codes
 
 
@@ -230,7 +231,7 @@ def _by_activity(view: View) -> Painted:
     silent = int(np.isnan(levels).sum())
     mean = share(float(np.nanmean(levels))) if silent < levels.size else "–"
     return Painted(
-        _ramped(view.skin, levels, _outside(view)),
+        _ramped(view.skin, levels),
         [*view.skin.ramp, view.skin.no_data],
         names,
         steps,
@@ -254,7 +255,7 @@ def _by_cost(view: View) -> Painted:
     steps = len(view.skin.ramp)
     names = [f"about {say((n + 0.5) / steps * top)} lost" for n in range(steps)] + ["no data"]
     return Painted(
-        _ramped(view.skin, lost / top, _outside(view)),
+        _ramped(view.skin, lost / top),
         [*view.skin.ramp, view.skin.no_data],
         names,
         steps,
@@ -273,7 +274,6 @@ def _by_job(view: View) -> Painted:
     colours = [view.skin.productive, view.skin.no_data, view.skin.other, *tones[: len(own)]]
     where = {job: n + 3 for n, job in enumerate(own)}
     codes = np.array([0 if not job else where.get(job, 2) for job in jobs], dtype=np.uint8)
-    codes[_outside(view)] = 1
     items = [
         [_swatch(colours[where[job]]), named.get(job, job), " ", html.B(str(jobs.count(job)))] for job in own
     ]
