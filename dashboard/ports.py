@@ -47,7 +47,7 @@ _LOAD = ("rx_bytes", "tx_bytes")
 #: Kind of the ports that a switch reports.
 SWITCH = "switch"
 #: Leaf of ports of which the topology does not tell it.
-_ELSEWHERE = "not in the file"
+_ELSEWHERE = "not told"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,8 @@ def _configured(text: str) -> Wires:
             )
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
+        if nodes and len(switches) > 1:
+            raise ValueError(f"line {number}: {_short(line)}: name one switch for these nodes")
         for switch in switches:
             if switch in found.names:
                 raise ValueError(f"line {number}: switch {switch} is there twice")

@@ -6,6 +6,7 @@ python docs/pictures.py [NAME ...]      only those, such as fabric or finding
 from __future__ import annotations
 
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -61,7 +62,9 @@ def demo() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     running: subprocess.Popen[Any] = subprocess.Popen(
-        [sys.executable, "-m", "wellfed", "demo", f"--address={address}", "--gpus=256", "--seed=1"]
+        [sys.executable, "-m", "wellfed", "demo", f"--address={address}", "--gpus=256", "--seed=1"],
+        # One of the simulated users looks at it.
+        env={**os.environ, "LOGNAME": "bruno"},
     )
     pause = Event()
     try:

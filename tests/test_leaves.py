@@ -104,8 +104,8 @@ def test_a_pair_without_a_link_and_a_link_whose_switches_are_silent_are_told_apa
     ]
     assert matrix(found)[1][3].value > 0
     # r03 has a rack beyond the file, and switches that it does not name are hosts.
-    assert "ports of hosts are not in the file" in texts(found, "/fabric")
-    assert by_rail(found.made, "").racks == ["leaf1", "not in the file"]
+    assert "The file tells no leaf of" in texts(found, "/fabric")
+    assert by_rail(found.made, "").racks == ["leaf1", "not told"]
 
 
 def discovered(wired: Fixed) -> Fixed:

@@ -139,6 +139,7 @@ def test_ports_of_a_switch_may_be_called_by_what_they_lead_to() -> None:
         ("\n\nNodes=n[1-2]", "line 3: 'Nodes=n.*write SwitchName=NAME"),
         ("BlockName=b1 Nodes=n[1-2]", "line 1"),
         ("SwitchName=s1 Nodes=n[1-2] Speed=4", "line 1"),
+        ("SwitchName=s[1-2] Nodes=n[1-2]", "line 1: .*name one switch for these nodes"),
         ("SwitchName=s1 Nodes=n[1-2", "line 1: .*bracket"),
         ("SwitchName=s1 Nodes=n1-2]", "line 1: .*bracket"),
         ("SwitchName=s1 Nodes=n[2-1]", "line 1: .*2-1"),

@@ -49,6 +49,7 @@ def demo(options: Mapping[str, object]) -> int:
     assert isinstance(seed, int)
     assert gpus is None or isinstance(gpus, int)
     told = wiring(options)
+    hosts: Sequence[str]
     with ExitStack() as stack:
         listener = stack.enter_context(bind(str(options["address"])))
         access = doorway(options, listener)
@@ -59,17 +60,17 @@ def demo(options: Mapping[str, object]) -> int:
             with progress(f"simulating {scenario}"):
                 now = datetime.now(UTC).replace(microsecond=0)
                 tables = simulate(str(scenario), seed=seed, gpus=gpus, end=now).tables
-                hosts = tables["host"]["host"].unique().sort().to_list()
+                hosts = () if told() else tables["host"]["host"].unique().sort().to_list()
                 store.append(with_switches(tables, hosts))
         else:
-            hosts = list(host_names(size // 8))
+            hosts = () if told() else host_names(size // 8)
             stream = FleetStream(seed=seed, gpus=size, start=_whole_window(time.time() - HISTORY))
             with progress(f"simulating {size} GPUs"):
                 for part in stream.history(HISTORY):
                     store.append(with_switches(part, hosts))
             stack.enter_context(Background("wellfed-demo", partial(_live, store, stream, hosts)))
         print("wellfed: SIMULATED DATA, made on this machine", file=sys.stderr)
-        wired = arranged(parse(topology_conf(hosts)))
+        wired = arranged(parse(topology_conf(hosts))) if hosts else None
         serve(
             listener,
             store,

@@ -38,10 +38,12 @@ def topology_conf(hosts: Sequence[str]) -> str:
 
 
 def with_switches(tables: Mapping[str, pl.DataFrame], hosts: Sequence[str]) -> dict[str, pl.DataFrame]:
-    """The tables with a row more in `port` for either end of each link. hosts: of the whole cluster.
+    """The tables with a row more in `port` for either end of each link. hosts: of the cluster, none for none.
 
     A switch's ports are called by the switch at their other end.
     """
+    if not hosts:
+        return dict(tables)
     leaves, spines = _plan(hosts)
     port = tables["port"]
     leaf_of = {host: leaf for leaf, below in leaves.items() for host in below}

@@ -56,9 +56,11 @@
     }
   }
 
-  /* Before the update is painted. */
+  /* Before the update is painted. What a chart draws under the pointer is none. */
   new MutationObserver(function (changes) {
     var box = main();
-    if (box && changes.some(function (c) { return c.addedNodes.length && box.contains(c.target); })) again();
+    if (box && changes.some(function (c) {
+      return c.addedNodes.length && box.contains(c.target) && !c.target.closest(".js-plotly-plot");
+    })) again();
   }).observe(document.documentElement, { childList: true, subtree: true });
 })();

@@ -168,9 +168,7 @@ def _leaves(view: View, by: str) -> list[Component]:
     columns = ("Leaf", "Hosts#", "Their ports#", *(f"{found.spines[n]}#" for n in spines))
     caption = f"Highest {measure.name} of the links of each leaf and spine"
     more = f" · the {_RACKS} highest of {len(found.leaves)}" if len(found.leaves) > _RACKS else ""
-    unknown = (
-        f" {found.unknown:,} ports of hosts are not in the file of the topology." if found.unknown else ""
-    )
+    unknown = f" The file tells no leaf of {found.unknown:,} ports of hosts." if found.unknown else ""
     return [
         card(
             "Leaves by spines",
@@ -190,12 +188,13 @@ def _link(leaf: str, spine: str, link: Link | None, top: float, unit: str) -> Co
     told = f"{leaf} – {spine}: {link.links} link{'s' if link.links > 1 else ''}"
     if not link.ports:
         return html.Span("no counters", className="dim", title=told)
-    return html.Div(_shaded(link.value, top, unit), title=f"{told}, {link.ports} ports report")
+    return _shaded(link.value, top, unit, f"{told}, {link.ports} ports report")
 
 
-def _shaded(value: float | None, top: float, unit: str) -> Component:
+def _shaded(value: float | None, top: float, unit: str, title: str = "") -> Component:
     level = f"{100 * (value or 0.0) / top:.0f}%"
-    return html.Div(_cell(value, unit), className="cell", style={"--level": level})
+    told = {"title": title} if title else {}
+    return html.Div(_cell(value, unit), className="cell", style={"--level": level}, **told)
 
 
 def _cell(value: float | None, unit: str) -> str:

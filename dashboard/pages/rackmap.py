@@ -111,7 +111,6 @@ def _twin(view: View) -> Component:
     names = view.answer.once(job_names)
     each = zip(view.document["gpus"], view.answer.once(_states), _outside(view), strict=True)
     pairs = [(gpu, state) for gpu, state, outside in each if not outside]
-    pairs.sort(key=lambda pair: -(pair[1].lost if pair[1] else -1.0))
     sort = Sort(view, "-lost", "gpus")
     keys: dict[str, Callable[[tuple[Mapping[str, Any], Recent | None]], Any]] = {
         "gpu": lambda pair: f"{pair[0]['host']} · {pair[0]['index'] or pair[0]['gpu']}",
