@@ -205,7 +205,12 @@ def listing(
     most: int | None = None,
 ) -> Component:
     """A table of which any column orders the rows by what its cells say. most: rows that are shown."""
-    known = [c if c.key != "" else replace(c, key=_slug(c.name)) for c in _columns(columns)]
+    known: list[Column] = []
+    for n, c in enumerate(_columns(columns)):
+        slug = _slug(c.name)
+        # Names may differ in signs alone, or consist of them.
+        unique = slug if slug not in {"", *(k.key for k in known)} else f"column{n + 1}"
+        known.append(replace(c, key=unique) if c.key == "" and c.name else c)
     keys = {c.key: partial(_said, n) for n, c in enumerate(known) if c.key}
     return table(known, sort.apply(rows, keys)[:most], nothing, caption, sort)
 

@@ -115,7 +115,7 @@ def _binned(answer: Answer) -> pl.DataFrame:
     )
     return rows.with_columns(
         pl.when(of_switch).then(pl.lit(SWITCH)).otherwise("link").alias("link"),
-        (bits / pl.col("rate_bps")).alias("load"),
+        pl.when(pl.col("rate_bps") > 0).then(bits / pl.col("rate_bps")).alias("load"),
         errors.alias("errors"),
         per_second("xmit_wait_ticks").alias("waits"),
         pl.format("{} {}", "host", "port").alias("name"),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wellfed.dashboard import app, tabular
+from wellfed.dashboard.parts import listing
 from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.view import View
 from wellfed.dashboard.words import Number
@@ -115,3 +116,13 @@ def test_a_click_again_turns_the_order_round(source: Fixed) -> None:
     second, turned, back = lost(again)
     assert (second, turned) == ("ascending", sorted(values))
     assert lost(back)[1] == values
+
+
+def test_columns_whose_names_differ_in_signs_alone_are_told_apart() -> None:
+    rows = [("a", Number("1", 1.0), Number("9", 9.0)), ("b", Number("2", 2.0), Number("3", 3.0))]
+    made = listing(("Leaf", "s-1#", "s 1#"), rows, "", "Leaves", sort(""))
+    ((_, table),) = tabular.tables(made)
+    keys = [parse_qs(urlsplit(th.children.href).query)["sort"] for th in heads(table)]
+    assert keys == [["leaf"], ["-s-1"], ["-column3"]]
+    ((_, table),) = tabular.tables(listing(("Leaf", "s-1#", "s 1#"), rows, "", "Leaves", sort("-column3")))
+    assert column(table, 2) == ["9", "3"]

@@ -30,7 +30,7 @@ __all__ = ["body"]
 
 #: Rows of the heat map over time.
 _SHOWN = 24
-#: Racks in the table of rails.
+#: Racks, leaves and spines in a table of them.
 _RACKS = 40
 #: Rows of the table.
 _LISTED = 30
@@ -165,16 +165,15 @@ def _leaves(view: View, by: str) -> list[Component]:
         )
         for leaf in leaves
     ]
-    columns = ("Leaf", "Hosts#", "Their ports#", *(f"{found.spines[n]}#" for n in spines))
+    columns: list[str | Column] = ["Leaf", "Hosts#", "Their ports#"]
+    columns += [Column(found.spines[n], number=True) for n in spines]
     caption = f"Highest {measure.name} of the links of each leaf and spine"
     more = f" · the {_RACKS} highest of {len(found.leaves)}" if len(found.leaves) > _RACKS else ""
     unknown = f" The file tells no leaf of {found.unknown:,} ports of hosts." if found.unknown else ""
     return [
         card(
             "Leaves by spines",
-            html.Div(
-                listing(columns, rows, "", caption, Sort(view, of="leaves")), className="tall rails spines"
-            ),
+            html.Div(listing(columns, rows, "", caption, Sort(view, of="leaves")), className="tall rails"),
             html.P((_MEASURED if found.measured else _UNMEASURED) + unknown, className="note in"),
             sub=f"{measure.name} of a pair's links{more}",
             classes="pad0",
