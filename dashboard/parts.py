@@ -168,14 +168,17 @@ def table(
     sort: Sort | None = None,
     hrefs: Sequence[str] = (),
 ) -> Component:
-    """A plain table. A name that ends with # is a right-aligned number.
+    """A plain table. A name that ends with # is a right-aligned number. A cell may be a Td of its own.
 
     sort: the order of the rows; its keys sort by a click. hrefs: what each row opens by keyboard.
     """
     known = _columns(columns)
     body = [
         html.Tr(
-            [html.Td(cell, className=_class(c)) for c, cell in zip(known, row, strict=True)],
+            [
+                cell if isinstance(cell, html.Td) else html.Td(cell, className=_class(c))
+                for c, cell in zip(known, row, strict=True)
+            ],
             **({"data-href": hrefs[n]} if n < len(hrefs) else {}),
         )
         for n, row in enumerate(rows)

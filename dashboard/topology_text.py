@@ -177,6 +177,10 @@ def _with_headers(text: str) -> tuple[dict[str, str], list[_Link]]:
             port, switch, width, speed, kind, far_port, far, own, said = match.groups()
             described[_id(switch)] = own
             links.append(_Link(_id(switch), port, kind == "SW", _id(far), far_port, said, f"{width}{speed}"))
+    for link in links:
+        # A switch that tells nothing itself is known by what others say of it.
+        if link.to_switch:
+            described.setdefault(link.far, link.description)
     return described, links
 
 

@@ -110,6 +110,14 @@ def test_its_other_form_a_line_a_link_tells_the_same() -> None:
     assert found.rates["leaf1", "33"] == found.rates["spine1", "1"] == 100e9
 
 
+def test_a_switch_without_lines_of_its_own_is_known_by_the_other_end() -> None:
+    found = topology("\n".join(line for line in LINES.splitlines() if not line.startswith("SW    20")))
+    assert found.links == {("leaf1", "spine1"): 1}
+    assert found.link_of(found.switch("0x0000b8599f0300b1"), "1") == ("leaf1", "spine1")
+    alone = DISCOVERED[: DISCOVERED.index('Switch\t40 "S-b8599f0300b1"')]
+    assert topology(alone).links == topology(DISCOVERED).links
+
+
 def test_a_switch_is_known_by_name_description_and_id() -> None:
     found = topology(DISCOVERED)
     for name in ("leaf1", "MF0;leaf1:MQM8700/U1", "0x0000b8599f0300a1", "0x0000B8599F0300A1"):

@@ -193,7 +193,7 @@ def _link(leaf: str, spine: str, link: Link | None, top: float, unit: str) -> Co
 def _shaded(value: float | None, top: float, unit: str, title: str = "") -> Component:
     level = f"{100 * (value or 0.0) / top:.0f}%"
     told = {"title": title} if title else {}
-    return html.Div(_cell(value, unit), className="cell", style={"--level": level}, **told)
+    return html.Td(_cell(value, unit), className="num cell", style={"--level": level}, **told)
 
 
 def _cell(value: float | None, unit: str) -> str:
