@@ -18,7 +18,7 @@ from wellfed.collectors.catalog import HOST, TABLES
 __all__ = ["Owners", "united"]
 
 #: The most trustworthy first.
-_FAMILIES = (OWN, "dcgm", "nvidia_smi", "node_exporter")
+_FAMILIES = (OWN, "dcgm", "nvidia_smi", "node_exporter", "infiniband_exporter")
 
 
 @dataclass(slots=True)

@@ -79,19 +79,21 @@ class Identity:
             texts[column] = "/".join(parts) if all(parts) else ""
         if table.name == "gpu":
             texts |= _gpu(texts, labels) | {"job": _job(labels)}
-        return self._row(table, texts, labels)
+        return self._row(table, texts, labels, group.host)
 
-    def _row(self, table: Table, texts: Mapping[str, str], labels: Labels) -> Thing | None:
-        host = self._host(labels) if HOST in table.keys else ""
+    def _row(
+        self, table: Table, texts: Mapping[str, str], labels: Labels, own: tuple[str, ...] = ()
+    ) -> Thing | None:
+        host = self._host(labels, own or HOST_LABELS) if HOST in table.keys else ""
         key = tuple(texts.get(name, "") for name in table.keys if name != HOST)
         if not all(key) or (HOST in table.keys and not host):
             return None
         infos = {column.name for column in table.infos}
         return Thing(host, key, tuple((n, t) for n, t in sorted(texts.items()) if t and n in infos))
 
-    def _host(self, labels: Labels) -> str:
+    def _host(self, labels: Labels, names: tuple[str, ...]) -> str:
         lowered = {name.lower(): text for name, text in labels.items() if text}
-        for label in HOST_LABELS:
+        for label in names:
             text = _PORT.sub("", lowered.get(label, "")) if "instance" in label else lowered.get(label, "")
             if text and not _EXPORTER.fullmatch(text):
                 return self.addresses.get(text, text)

@@ -20,7 +20,8 @@ OWN = "wellfed"
 INFO = ""
 #: node_exporter's metric that tells the host's name behind an address.
 UNAME = "node_uname_info"
-#: One metric that every deployment of a family has; its rhythm is that of the family.
+#: One metric that every deployment of a family has; its rhythm is that of the family. Switches are no part of
+#: the diagnosis, so theirs sets no rhythm.
 BEACONS = {
     OWN: ("wellfed_gpu_observed_seconds_total", "wellfed_host_cpu_count", "wellfed_step_step_seconds_total"),
     "dcgm": ("DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_DEV_POWER_USAGE"),

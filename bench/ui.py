@@ -26,11 +26,15 @@ import uvicorn
 from playwright.sync_api import sync_playwright
 
 from wellfed.analysis.scenarios import FleetStream
+from wellfed.analysis.scenarios.kit import host_names
+from wellfed.analysis.scenarios.switches import topology_conf, with_switches
 from wellfed.analysis.store import Store
 from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
 from wellfed.dashboard.ranges import parse_range
 from wellfed.dashboard.registry import PAGES
+from wellfed.dashboard.topology import arranged
+from wellfed.dashboard.topology_text import parse
 from wellfed.prices import Prices
 
 BUDGET = {"p95": 150.0, "kB": 30.0, "cold": 3.5, "MB": 3.0}
@@ -47,9 +51,11 @@ def main() -> None:
     for gpus in options.gpus:
         with tempfile.TemporaryDirectory(prefix="wellfed-bench-") as folder, Store(folder) as store:
             begin = datetime.fromtimestamp(time.time() // 10 * 10 - 60 * options.minutes, UTC)
+            hosts = host_names(gpus // 8)
             for part in FleetStream(seed=1, gpus=gpus, start=begin).history(60 * options.minutes):
-                store.append(part)
-            source = StoreSource(store, price=Prices(2.5), simulated=True)
+                store.append(with_switches(part, hosts))
+            wired = arranged(parse(topology_conf(hosts)))
+            source = StoreSource(store, price=Prices(2.5), simulated=True, topology=lambda wired=wired: wired)
             wall, cpu = time.monotonic(), time.process_time()
             answer = source.answer(parse_range(RANGE, None, datetime.now(UTC)))
             told = f"diagnosis {time.monotonic() - wall:.1f} s, CPU {time.process_time() - cpu:.1f} s"

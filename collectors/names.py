@@ -1,4 +1,4 @@
-"""What other exporters call our columns: dcgm-exporter, node_exporter, nvidia_gpu_exporter.
+"""What other exporters call our columns: those of DCGM, node, nvidia_gpu and infiniband.
 
 Plain data, both ways: `wellfed diagnose --prometheus` reads it from left to right, `--names` from right to
 left. A name's `use` says how its samples become our column:
@@ -10,7 +10,7 @@ left. A name's `use` says how its samples become our column:
 
 Sources: dcgm-exporter's default-counters.csv and DCGM's field reference (fields in MiB, MHz, mJ and percent;
 the PROF byte series are bytes a second whatever their name says), node_exporter's collectors,
-nvidia_gpu_exporter's metric names.
+nvidia_gpu_exporter's metric names, collectors/switch.go of treydock/infiniband_exporter.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Group:
     """Metrics of one exporter about one of our tables.
 
     labels: our key or info column -> their labels, whose values are joined by "/" (upper and lower case are
-    the same). fixed: info columns that are the same for all.
+    the same). fixed: info columns that are the same for all. host: labels that name it, where they are not
+    the usual ones.
     """
 
     family: str
@@ -72,6 +73,7 @@ class Group:
     labels: Mapping[str, tuple[str, ...]]
     names: tuple[Name, ...]
     fixed: Mapping[str, str] = field(default_factory=_none)
+    host: tuple[str, ...] = ()
 
 
 def _counters(**columns: str) -> tuple[Name, ...]:
@@ -323,8 +325,28 @@ _INFINIBAND = Group(
     {"link": "infiniband"},
 )
 
+_SWITCHES = Group(
+    "infiniband_exporter",
+    "port",
+    {"port": ("port",)},
+    _counters(
+        rx_bytes="infiniband_switch_port_receive_data_bytes_total",
+        tx_bytes="infiniband_switch_port_transmit_data_bytes_total",
+        xmit_wait_ticks="infiniband_switch_port_transmit_wait_total",
+        symbol_errors="infiniband_switch_port_symbol_error_total",
+        link_downed="infiniband_switch_port_link_downed_total",
+        link_recovery="infiniband_switch_port_link_error_recovery_total",
+        rcv_errors="infiniband_switch_port_receive_errors_total",
+        xmit_discards="infiniband_switch_port_transmit_discards_total",
+        integrity_errors="infiniband_switch_port_local_link_integrity_errors_total",
+        buffer_overruns="infiniband_switch_port_excessive_buffer_overrun_errors_total",
+    ),
+    {"link": "infiniband"},
+    ("guid",),
+)
+
 #: Every group. A metric may be in several.
-GROUPS: tuple[Group, ...] = (_DCGM, _SMI, _HOST, _DISK, _MOUNT, _ETHERNET, _INFINIBAND)
+GROUPS: tuple[Group, ...] = (_DCGM, _SMI, _HOST, _DISK, _MOUNT, _ETHERNET, _INFINIBAND, _SWITCHES)
 
 #: Labels that may carry the host's name, the most trustworthy first; `instance` is an address with a port.
 HOST_LABELS = ("hostname", "host", "nodename", "node", "kubernetes_node", "exported_instance", "instance")

@@ -6,10 +6,12 @@ is wanted. A proxy's identity header counts from listed proxies alone; a token c
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import hmac
 import ipaddress
 from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,9 +19,11 @@ from urllib.parse import urlsplit
 from wellfed.errors import UserError
 
 __all__ = [
+    "BEARER",
     "COOKIE",
     "LOCAL",
     "Access",
+    "asking",
     "cookie_of",
     "identity",
     "is_loopback",
@@ -32,7 +36,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 COOKIE = "wellfed"
 #: Who somebody is when nobody says.
 LOCAL = "local"
+#: Who somebody is that shows the token.
+BEARER = "token"
 _KEY = "wellfed.identity"
+#: For callbacks, which do not see the request.
+_ASKING: ContextVar[str] = ContextVar(_KEY, default="")
 #: Letters of a name that a proxy tells.
 _NAME = 200
 _SHORTEST = 16
@@ -57,8 +65,17 @@ class Access:
         if self._trusted(peer) and (name := headers.get(self.header, "").strip()):
             return "".join(c for c in name[:_NAME] if c.isprintable())
         if self.token and (_bearer(headers, self.token) or _same(cookie, cookie_of(self.token))):
-            return "token"
+            return BEARER
         return None if self.token or self.proxies else LOCAL
+
+    def person(self, name: str) -> str:
+        """The login of somebody whom `who` let in, "" where it is not known.
+
+        That is who the proxy says, or whose this process is where nobody but this machine is listened to.
+        """
+        if self.proxies:
+            return "" if name == BEARER else name
+        return _login() if self.loopback and name == LOCAL else ""
 
     def host_allowed(self, host: str) -> bool:
         """Whether the Host header may be told by a browser that was not led here by another name."""
@@ -114,7 +131,21 @@ def identity(scope: MutableMapping[str, Any], name: str | None = None) -> str:
     """Who made a request, as the door found out; with a name, notes it."""
     if name is not None:
         scope[_KEY] = name
+        _ASKING.set(name)
     return str(scope.get(_KEY, LOCAL))
+
+
+def asking() -> str:
+    """Who made the request that is being answered, "" outside of one."""
+    return _ASKING.get()
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # A container's user has no name.
+        return ""
 
 
 def is_loopback(host: str) -> bool:

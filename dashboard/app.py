@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wellfed.analysis.notes import Notes
-from wellfed.dashboard.access import Access
+from wellfed.dashboard.access import Access, asking
 from wellfed.dashboard.api import PREFIX, create_api
 from wellfed.dashboard.data import Source
 from wellfed.dashboard.door import Door
@@ -66,12 +66,13 @@ def create_app(source: Source, notes: Notes | None = None, access: Access | None
         health_endpoint="healthz",
     )
     app.layout = frame(source.simulated)
-    _render(app, source, notes)
+    access = access or Access()
+    _render(app, source, notes, access)
     _search(app, source)
     _in_browser()
     _exports(app.server, source, notes)
     app.server.mount(PREFIX, create_api(source, notes))
-    _harden(app.server, access or Access())
+    _harden(app.server, access)
     # Deep links serve no assets until Dash has registered its routes.
     app._setup_server()
     return app
@@ -89,11 +90,11 @@ def page(source: Source, path: str, search: str, theme: str = "dark", notes: Not
     return parse(path, view_of(source, path, search, theme, notes))
 
 
-def _render(app: Dash, source: Source, notes: Notes) -> None:
+def _render(app: Dash, source: Source, notes: Notes, access: Access) -> None:
     outputs = [Output(id_, "children") for id_ in ("main", "crumbs", "nav", "ranges", "banner")]
 
     def render(path: str, search: str, theme: str, seen: object) -> tuple[Component, ...]:
-        view = view_of(source, path, search, theme, notes)
+        view = replace(view_of(source, path, search, theme, notes), viewer=access.person(asking()))
         key = [path, search, theme, view.answer.range.text, view.answer.revision, notes.version]
         if key == seen:
             raise PreventUpdate

@@ -22,6 +22,7 @@ from wellfed.analysis.judged import kept
 from wellfed.analysis.store import Store
 from wellfed.collectors.catalog import TABLES
 from wellfed.dashboard.ranges import Range
+from wellfed.dashboard.topology import Topology
 from wellfed.prices import Prices
 
 __all__ = ["Answer", "Source", "StoreSource"]
@@ -48,7 +49,7 @@ class Answer:
     """A range with its tables and diagnosis. last: end of the newest window, None without data.
 
     revision: of the store, as it was read; now: when; prices: of GPU time; refused: points that the hub did
-    not take since it started, by reason, empty where nobody sends.
+    not take since it started, by reason, empty where nobody sends; topology: None where no file tells.
     """
 
     range: Range
@@ -59,6 +60,7 @@ class Answer:
     revision: int = 0
     prices: Prices | None = None
     refused: Mapping[str, int] = field(default_factory=dict)
+    topology: Topology | None = None
     _derived: dict[tuple[object, ...], object] = field(default_factory=dict)
     _asked: dict[tuple[object, ...], Callable[[Answer], object]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -112,7 +114,7 @@ class StoreSource:
     """Answers from a store, computed once per range and revision, each by one thread at a time.
 
     version: grows when there is something new to show; by default the store's own, which grows with every
-    append. refused: as in Answer, counted now.
+    append. refused, topology: as in Answer, now.
     """
 
     def __init__(
@@ -122,8 +124,9 @@ class StoreSource:
         simulated: bool = False,
         version: Callable[[], int] | None = None,
         refused: Callable[[], Mapping[str, int]] = dict,
+        topology: Callable[[], Topology | None] = lambda: None,
     ) -> None:
-        self._refused = refused
+        self._refused, self._topology = refused, topology
         self.price = price
         self.simulated = simulated
         self._store = store
@@ -181,8 +184,8 @@ class StoreSource:
         diagnosis = diagnose(tables, start=wanted.start, end=wanted.end, price=self.price, judged=judged)
         lasts = [frame.select(pl.col("ts").max()).collect().item() for frame in tables.values()]
         last = max((ts for ts in lasts if ts is not None), default=None)
-        now, refused = datetime.now(UTC), self._refused()
-        made = Answer(wanted, tables, diagnosis, last, now, revision, self.price, refused)
+        now, told = datetime.now(UTC), (self._refused(), self._topology())
+        made = Answer(wanted, tables, diagnosis, last, now, revision, self.price, *told)
         if earlier is not None:
             made.prepare(earlier)
         with self._lock:

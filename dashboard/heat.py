@@ -75,7 +75,7 @@ def rack_of(host: str) -> str:
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Sorts r9 before r10."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in _NUMBERS.split(name) if part)
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBERS.split(name) if part)
 
 
 def _joined(blocks: Sequence[tuple[str, _Hosts]]) -> list[tuple[str, _Hosts]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from dash import dcc, html
 
 from wellfed.analysis.causes import FAMILIES
 from wellfed.dashboard.figures import Figure
-from wellfed.dashboard.view import Component, View
+from wellfed.dashboard.sorting import Sort
+from wellfed.dashboard.tabular import said
+from wellfed.dashboard.view import Component
 from wellfed.dashboard.words import code, family, title
 
 __all__ = [
@@ -22,11 +26,12 @@ __all__ = [
     "empty",
     "family_class",
     "figures_row",
+    "folded",
     "kpi",
     "legend",
+    "listing",
     "missing",
     "plot",
-    "sortable",
     "table",
     "time_plot",
     "twin",
@@ -144,11 +149,14 @@ def legend(items: Iterable[Sequence[Component]]) -> Component:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A table's column. key: what `sort=` calls it, "" for none; wide: takes what is left."""
+    """A table's column. key: what `sort=` calls it, "" for its name where cells order the rows, None for a
+    column without an order; drawn: a number that is shown as a mark or a bar; wide: takes what is left.
+    """
 
     name: str
-    key: str = ""
+    key: str | None = ""
     number: bool = False
+    drawn: bool = False
     wide: bool = False
 
 
@@ -157,24 +165,28 @@ def table(
     rows: Iterable[Sequence[Component]],
     nothing: Component,
     caption: str,
-    view: View | None = None,
+    sort: Sort | None = None,
     hrefs: Sequence[str] = (),
 ) -> Component:
-    """A plain table. A name that ends with # is a right-aligned number; with a view, keys sort by a click.
+    """A plain table. A name that ends with # is a right-aligned number. A cell may be a Td of its own.
 
-    hrefs: what each row opens by keyboard.
+    sort: the order of the rows; its keys sort by a click. hrefs: what each row opens by keyboard.
     """
-    known = [c if isinstance(c, Column) else Column(c.rstrip("#"), number=c.endswith("#")) for c in columns]
+    known = _columns(columns)
     body = [
         html.Tr(
-            [html.Td(cell, className=_class(c)) for c, cell in zip(known, row, strict=True)],
+            [
+                cell if isinstance(cell, html.Td) else html.Td(cell, className=_class(c))
+                for c, cell in zip(known, row, strict=True)
+            ],
             **({"data-href": hrefs[n]} if n < len(hrefs) else {}),
         )
         for n, row in enumerate(rows)
     ]
     if not body:
         body = [html.Tr([html.Td(nothing, colSpan=len(known), className="empty")])]
-    head = html.Tr([_head(c, view) for c in known])
+    by = sort.by(c.key for c in known if c.key) if sort else ("", False)
+    head = html.Tr([_head(c, sort, *by) for c in known])
     return html.Div(
         html.Table(
             [html.Caption(caption, className="seen-not"), html.Thead(head), html.Tbody(body)],
@@ -187,36 +199,74 @@ def table(
     )
 
 
+def listing(
+    columns: Sequence[str | Column],
+    rows: Iterable[Sequence[Component]],
+    nothing: Component,
+    caption: str,
+    sort: Sort,
+    most: int | None = None,
+) -> Component:
+    """A table of which any column orders the rows by what its cells say. most: rows that are shown."""
+    known: list[Column] = []
+    for n, c in enumerate(_columns(columns)):
+        slug = _slug(c.name)
+        # Names may differ in signs alone, or consist of them.
+        unique = slug if slug not in {"", *(k.key for k in known)} else f"column{n + 1}"
+        known.append(replace(c, key=unique) if c.key == "" and c.name else c)
+    keys = {c.key: partial(_said, n) for n, c in enumerate(known) if c.key}
+    return table(known, sort.apply(rows, keys)[:most], nothing, caption, sort)
+
+
+def _said(place: int, row: Sequence[Component]) -> str:
+    return said(row[place])
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _columns(columns: Sequence[str | Column]) -> list[Column]:
+    return [c if isinstance(c, Column) else Column(c.rstrip("#"), number=c.endswith("#")) for c in columns]
+
+
 def _class(column: Column) -> str:
     return "num" if column.number else "wide" if column.wide else ""
 
 
-def _head(column: Column, view: View | None) -> Component:
-    if view is None or not column.key:
+def _head(column: Column, sort: Sort | None, key: str, down: bool) -> Component:
+    if sort is None or not column.key:
         return html.Th(column.name, scope="col", className=_class(column))
-    by = view.query.get("sort", "")
-    down = by == f"-{column.key}"
-    chosen = by.lstrip("-") == column.key
-    mark = (" ▾" if down else " ▴") if chosen else ""
-    href = view.here(sort=column.key if down else f"-{column.key}")
+    chosen = key == column.key
+    # The largest number and the first name are what one looks for first.
+    first = f"-{column.key}" if column.number or column.drawn else column.key
+    other = column.key if down else f"-{column.key}"
+    mark = [html.Span(" ▾" if down else " ▴", **{"aria-hidden": "true"})] if chosen else []
     return html.Th(
-        dcc.Link(column.name + mark, href=href, title=f"Sort by {column.name.lower()}"),
+        dcc.Link(
+            [column.name, *mark],
+            href=sort.href(other if chosen else first),
+            title=f"Sort by {column.name.lower()}",
+        ),
         scope="col",
         className=_class(column),
         **({"aria-sort": "descending" if down else "ascending"} if chosen else {}),
     )
 
 
-def sortable(view: View, default: str, keys: Iterable[str]) -> tuple[str, bool]:
-    """(key, descending) as `sort=` asks for, or the default."""
-    wanted = view.query.get("sort", "")
-    chosen = wanted if wanted.lstrip("-") in set(keys) else default
-    return chosen.lstrip("-"), chosen.startswith("-")
+def twin(
+    columns: Sequence[str | Column],
+    rows: Iterable[Sequence[Component]],
+    caption: str,
+    sort: Sort | None = None,
+) -> Component:
+    """The same as a chart, as a table that opens. sort: where its cells may be ordered."""
+    nothing = "Nothing in this range."
+    found = listing(columns, rows, nothing, caption, sort) if sort else table(columns, rows, nothing, caption)
+    return folded(found, sort)
 
 
-def twin(columns: Sequence[str], rows: Iterable[Sequence[Component]], caption: str) -> Component:
-    """The same as a chart, as a table that opens."""
-    return html.Details(
-        [html.Summary("as a table"), table(columns, rows, "Nothing in this range.", caption)],
-        className="twin",
-    )
+def folded(found: Component, sort: Sort | None) -> Component:
+    """A table that opens, and is open while the address sorts it."""
+    opened = {"open": True} if sort and sort.asked else {}
+    return html.Details([html.Summary("as a table"), found], className="twin", **opened)

@@ -1,8 +1,8 @@
-"""Fabric ports over the range: load, errors, signs of congestion; by rack and rail; the highest over time."""
+"""Fabric ports over the range: load, errors, congestion; by leaf or rack and rail; the highest over time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -14,15 +14,19 @@ from wellfed.dashboard.heat import natural, rack_of
 
 __all__ = [
     "MEASURES",
+    "SWITCH",
     "Highest",
     "Measure",
     "Rails",
     "State",
     "by_rail",
+    "fabric_ports",
     "highest",
     "is_crowded",
+    "leaf_names",
     "port_rows",
     "state_of",
+    "switches",
 ]
 
 _ERRORS = (
@@ -40,6 +44,10 @@ _ERRORS = (
 )
 _CROWDED = ("xmit_wait_ticks", "cnp_handled", "ecn_marked", "pause_seconds")
 _LOAD = ("rx_bytes", "tx_bytes")
+#: Kind of the ports that a switch reports.
+SWITCH = "switch"
+#: Leaf of ports of which the topology does not tell it.
+_ELSEWHERE = "not told"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +63,13 @@ class Measure:
 MEASURES = {
     "": Measure("load", 100 * pl.col("load"), "%"),
     "errors": Measure("errors", pl.col("errors"), ""),
-    "crowded": Measure("waits for credit", pl.col("xmit_wait_ticks") / pl.col("seconds"), "ticks/s"),
+    "crowded": Measure("waits for credit", pl.col("xmit_wait_ticks") / pl.col("seconds"), "/s"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Rails:
-    """Means by rack and rail: without a topology this is how a leaf or a plane that is bad shows."""
+    """Means by leaf and rail; without a topology by rack, where a leaf or a plane that is bad shows too."""
 
     racks: Sequence[str]
     rails: Sequence[str]
@@ -78,12 +86,36 @@ class Highest:
     values: Array
 
 
+def switches(answer: Answer) -> Mapping[str, str]:
+    """Hosts of the port table that are switches of the topology -> their names there."""
+    topology = answer.topology
+    if topology is None:
+        return {}
+    hosts = answer.tables["port"].select(pl.col("host").unique()).collect(engine="streaming")
+    names = {host: topology.switch(host) for host in hosts["host"].drop_nulls().to_list()}
+    return {host: name for host, name in names.items() if name}
+
+
+def _rates(answer: Answer) -> pl.DataFrame:
+    """host, port, told_bps: the rates of switches' ports, which not every exporter of theirs tells."""
+    topology, named = answer.topology, answer.once(switches)
+    rates = topology.rates if topology else {}
+    known = {name: host for host, name in named.items()}
+    rows = [(known[name], port, rate) for (name, port), rate in rates.items() if name in known]
+    return pl.DataFrame(rows, {"host": pl.String, "port": pl.String, "told_bps": pl.Float64}, orient="row")
+
+
 def _binned(answer: Answer) -> pl.DataFrame:
     rows = binned(answer, "port", (*_LOAD, *_ERRORS, *_CROWDED), ("rate_bps", "up"), ("link",), points=96)
     bits = 8 * pl.max_horizontal(*_LOAD) / pl.col("seconds")
     errors = pl.sum_horizontal(*(pl.col(c).fill_null(0.0) for c in _ERRORS if c != "out_of_sequence"))
+    of_switch = pl.col("host").is_in(list(answer.once(switches)))
+    rows = rows.join(answer.once(_rates), on=["host", "port"], how="left").with_columns(
+        pl.coalesce("rate_bps", "told_bps").alias("rate_bps")
+    )
     return rows.with_columns(
-        (bits / pl.col("rate_bps")).alias("load"),
+        pl.when(of_switch).then(pl.lit(SWITCH)).otherwise("link").alias("link"),
+        pl.when(pl.col("rate_bps") > 0).then(bits / pl.col("rate_bps")).alias("load"),
         errors.alias("errors"),
         per_second("xmit_wait_ticks").alias("waits"),
         pl.format("{} {}", "host", "port").alias("name"),
@@ -105,7 +137,8 @@ def port_rows(answer: Answer) -> pl.DataFrame:
     usual = pl.col("rate_bps").mode().first().over("link")
     waits = pl.col("xmit_wait_ticks") / pl.col("seconds")
     return ports.with_columns(
-        (pl.col("rate_bps") < usual).alias("slow"),
+        # The ports of a switch are of several kinds.
+        ((pl.col("rate_bps") < usual) & (pl.col("link") != SWITCH)).alias("slow"),
         waits.alias("waits"),
         (waits.median().over("link")).alias("usual_waits"),
     ).sort("host", "port")
@@ -159,14 +192,30 @@ def state_of(answer: Answer) -> State:
     )
 
 
-def by_rail(answer: Answer, by: str) -> Rails:
-    """Means of a measure by rack and rail; Ethernet only where there is nothing else."""
-    ports = answer.once(port_rows)
+def fabric_ports(answer: Answer) -> pl.DataFrame:
+    """Rows of `port_rows` of hosts' ports in the fabric; Ethernet only where there is nothing else."""
+    ports = answer.once(port_rows).filter(pl.col("link").ne_missing(SWITCH))
     fabric = ports.filter(pl.col("link") != "ethernet")
-    chosen = fabric if fabric.height else ports
+    return fabric if fabric.height else ports
+
+
+def leaf_names(answer: Answer) -> Mapping[str, str]:
+    """Name of each of `fabric_ports` -> its leaf, "" where the topology does not tell; empty without one."""
+    topology = answer.topology
+    if topology is None:
+        return {}
+    rows = answer.once(fabric_ports).select("name", "host", "port").iter_rows()
+    return {name: topology.leaf_of(host, port) for name, host, port in rows}
+
+
+def by_rail(answer: Answer, by: str) -> Rails:
+    """Means of a measure by leaf, or rack, and rail."""
+    chosen, leaves = answer.once(fabric_ports), answer.once(leaf_names)
     names = {host: rack_of(host) for host in chosen["host"].unique().to_list()}
+    rack = pl.col("host").replace_strict(names, return_dtype=pl.String)
+    leaf = pl.col("name").replace_strict(leaves, return_dtype=pl.String) if leaves else rack
     wide = (
-        chosen.with_columns(pl.col("host").replace_strict(names, return_dtype=pl.String).alias("rack"))
+        chosen.with_columns(leaf.replace("", _ELSEWHERE).alias("rack"))
         .group_by("rack", "port")
         .agg(MEASURES[by].value.mean().alias("value"))
         .pivot("port", index="rack", values="value")

@@ -17,6 +17,7 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.derive import binned, per_second
 from wellfed.dashboard.facts import step_for
 from wellfed.dashboard.figures import Array
+from wellfed.dashboard.ports import switches
 from wellfed.dashboard.words import amount, share
 
 __all__ = ["Stage", "grid", "stages"]
@@ -51,6 +52,7 @@ def stages(answer: Answer, job: str) -> list[Stage]:
     ).with_columns(
         (8 * pl.max_horizontal("rx_bytes", "tx_bytes") / pl.col("seconds") / pl.col("rate_bps")).alias("load")
     )
+    ports = ports.filter(~pl.col("host").is_in(list(answer.once(switches))))
     ethernet = pl.col("link") == "ethernet"
     return [
         _storage(answer, hosts),

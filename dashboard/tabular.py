@@ -12,7 +12,7 @@ from dash.development.base_component import Component as DashComponent
 from wellfed.dashboard.view import Component
 from wellfed.dashboard.words import Number
 
-__all__ = ["as_csv", "harmless", "tables"]
+__all__ = ["as_csv", "harmless", "said", "tables"]
 
 
 def tables(parts: Component) -> Iterator[tuple[str, html.Table]]:
@@ -24,7 +24,7 @@ def tables(parts: Component) -> Iterator[tuple[str, html.Table]]:
 
 def as_csv(table: html.Table) -> str:
     """The table, its head first. A column's unit is in its head where all its numbers share one."""
-    rows = [[_cell(cell) for cell in _find(row, html.Td)] for row in _find(table, html.Tr)]
+    rows = [[said(cell) for cell in _find(row, html.Td)] for row in _find(table, html.Tr)]
     names = [" ".join(_texts(head)).rstrip(" ▾▴") for head in _find(table, html.Th)]
     # A row of another length says that there is nothing.
     full = [row for row in rows if len(row) == len(names)]
@@ -47,7 +47,8 @@ def _head(name: str, unit: str) -> str:
     return harmless(f"{name} ({unit})" if unit and unit not in name else name)
 
 
-def _cell(cell: Component) -> str | Number:
+def said(cell: Component) -> str | Number:
+    """What a cell says; a number stays one."""
     texts = list(_texts(cell)) or [part.title for part in _walk(cell) if getattr(part, "title", "")]
     if len(texts) == 1:
         return texts[0]

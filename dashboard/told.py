@@ -11,8 +11,10 @@ from dash import dcc, html
 from wellfed.analysis.causes import CAUSES
 from wellfed.analysis.trouble import key
 from wellfed.dashboard.facts import job_names
-from wellfed.dashboard.parts import Column, cause_label, sortable, table
+from wellfed.dashboard.mine import asked_user, is_of
+from wellfed.dashboard.parts import Column, cause_label, table
 from wellfed.dashboard.remarks import mark
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.view import ROWS, Component, View, job_path
 from wellfed.dashboard.words import Number, ago, evidence_text, family, hours, money, scope_text, title
 
@@ -32,15 +34,15 @@ __all__ = [
 _GRADES = {"info": 0, "warning": 1, "critical": 2}
 
 _COLUMNS = (
-    Column("Sev", "sev"),
+    Column("Sev", "sev", drawn=True),
     Column("Cause", "cause"),
-    Column("Job"),
-    Column("Scope"),
+    Column("Job", "job"),
+    Column("Scope", "scope"),
     Column("Evidence", wide=True),
     Column("Since", "since", number=True),
     Column("GPU-h lost", "lost", number=True),
-    Column("Cost", number=True),
-    Column("Conf.", "conf"),
+    Column("Cost", "cost", number=True),
+    Column("Conf.", "conf", drawn=True),
     Column("Do next", wide=True),
 )
 
@@ -51,13 +53,15 @@ def finding_link(view: View, finding: Mapping[str, Any]) -> str:
 
 
 def wanted(view: View, findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The findings that the URL's `cause`, `job`, `sev` and `state` leave; muted ones only by `state`."""
+    """What the URL's `cause`, `job`, `user`, `sev` and `state` leave; muted findings only by `state`."""
     cause, job, grade, state = (view.query.get(name, "") for name in ("cause", "job", "sev", "state"))
+    user = asked_user(view)
     return [
         f
         for f in findings
         if (not cause or cause in (f["cause"], family(f["cause"])))
         and (not job or f["scope"].get("job") == job)
+        and (not user or is_of(view, f, user))
         and (not grade or grade == f["severity"])
         and (view.standing(f).state == state if state else view.standing(f).muted is None)
     ]
@@ -108,24 +112,29 @@ def pills(finding: Mapping[str, Any]) -> list[Component]:
 
 
 def findings_table(
-    view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "", most: int = ROWS
+    view: View, findings: Sequence[Mapping[str, Any]], nothing: str = "", most: int = ROWS, of: str = ""
 ) -> Component:
-    """Findings, the costliest first unless the URL sorts them otherwise."""
+    """Findings, the costliest first unless the URL sorts them otherwise. of: as in Sort."""
+    names = view.answer.once(job_names)
     keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-        "sev": lambda f: (_GRADES.get(f["severity"], 0), f["lost_gpu_seconds"]),
+        "sev": lambda f: _GRADES.get(f["severity"], 0),
         "cause": lambda f: title(f["cause"]),
+        "job": lambda f: names.get(f["scope"]["job"], f["scope"]["job"]),
+        "scope": lambda f: len(f["scope"]["gpus"]),
         "since": lambda f: view.answer.now.timestamp() - datetime.fromisoformat(f["start"]).timestamp(),
         "lost": lambda f: float(f["lost_gpu_seconds"]),
+        "cost": lambda f: f["cost"],
         "conf": lambda f: float(f["confidence"]),
     }
-    by, down = sortable(view, "-lost", keys)
-    ordered = view.first(sorted(findings, key=keys[by], reverse=down), most)
+    sort = Sort(view, "-lost", of)
+    costliest = sorted(findings, key=keys["lost"], reverse=True)
+    ordered = view.first(sort.apply(costliest, keys), most)
     return table(
         _COLUMNS,
         [_row(view, f) for f in ordered],
         nothing or "No finding in this range: nothing waits longer than it should.",
         "Findings",
-        view,
+        sort,
         [finding_link(view, f) for f in ordered],
     )
 

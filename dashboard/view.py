@@ -25,9 +25,9 @@ _CARRIED = ("from", "to")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One request. query: the state in the URL (`from,to,cause,job,sel,sort` and a page's own).
+    """One request. query: the state in the URL (`from,to,cause,job,user,sel,sort` and a page's own).
 
-    whole: tables have all their rows, as an export wants them.
+    whole: tables have all their rows, as an export wants them. viewer: who looks at it, "" if nobody knows.
     """
 
     answer: Answer
@@ -36,6 +36,7 @@ class View:
     skin: Skin
     notes: Notes = field(default_factory=Notes)
     whole: bool = False
+    viewer: str = ""
 
     @property
     def document(self) -> dict[str, Any]:

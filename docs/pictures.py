@@ -1,13 +1,17 @@
-"""Takes the pictures of docs/pictures, every page in both themes, from the demo: `make pictures`."""
+"""Takes the pictures of docs/pictures, every page in both themes, from the demo: `make pictures`.
+
+python docs/pictures.py [NAME ...]      only those, such as fabric or finding
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +31,7 @@ KEPT, OTHERS = 160, 96
 GPU, HOST = "/gpu/r01-n01/0", "/host/r01-n01"
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     """Starts the demo on a free port, opens each page and saves what a user sees."""
     HERE.mkdir(exist_ok=True)
     with demo() as address, sync_playwright() as playwright:
@@ -40,7 +44,12 @@ def main() -> None:
         for theme in SKINS:
             page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=theme)
             page.set_default_timeout(120_000)
-            for name, path in paths(page, address, shown).items():
+            known = paths(page, address, shown)
+            if unknown := set(names) - known.keys():
+                sys.exit(f"no picture is called {', '.join(sorted(unknown))}: {', '.join(known)}")
+            for name, path in known.items():
+                if names and name not in names:
+                    continue
                 show(page, f"{address}{path}?{shown}")
                 save(page.screenshot(), HERE / f"{name}-{theme}.png")
             page.close()
@@ -53,7 +62,9 @@ def demo() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     running: subprocess.Popen[Any] = subprocess.Popen(
-        [sys.executable, "-m", "wellfed", "demo", f"--address={address}", "--gpus=256", "--seed=1"]
+        [sys.executable, "-m", "wellfed", "demo", f"--address={address}", "--gpus=256", "--seed=1"],
+        # One of the simulated users looks at it.
+        env={**os.environ, "LOGNAME": "bruno"},
     )
     pause = Event()
     try:
@@ -101,4 +112,4 @@ def save(picture: bytes, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

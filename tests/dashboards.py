@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
@@ -10,11 +11,14 @@ import polars as pl
 
 from wellfed.analysis.diagnose import Diagnosis, diagnose
 from wellfed.analysis.scenarios import fleet
+from wellfed.analysis.scenarios.switches import topology_conf, with_switches
 from wellfed.analysis.schema import schema
 from wellfed.collectors.catalog import TABLES
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.ranges import Range
 from wellfed.dashboard.registry import PAGES
+from wellfed.dashboard.topology import Topology, arranged
+from wellfed.dashboard.topology_text import parse
 from wellfed.prices import Prices
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -35,6 +39,14 @@ class Fixed:
 
     def answer(self, wanted: Range) -> Answer:
         return self.made
+
+    def wired(self, topology: Topology | None = None) -> Fixed:
+        """The same with leaves and spines, whose switches report; with another topology they are strangers."""
+        hosts = sorted(self.tables["host"].select("host").collect()["host"].unique())
+        tables = with_switches({name: table.collect() for name, table in self.tables.items()}, hosts)
+        found = Fixed({name: table.lazy() for name, table in tables.items()}, self.diagnosis)
+        found.made = replace(found.made, topology=topology or arranged(parse(topology_conf(hosts))))
+        return found
 
 
 def simulated_fleet(gpus: int = 80, duration: float = 900) -> Fixed:

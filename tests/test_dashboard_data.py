@@ -19,6 +19,7 @@ from wellfed.dashboard.data import Answer, StoreSource
 from wellfed.dashboard.facts import by_window, reporting
 from wellfed.dashboard.ranges import parse_range
 from wellfed.dashboard.series import gather
+from wellfed.dashboard.topology import TopologyFile
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -212,3 +213,18 @@ def test_a_month_is_at_most_1500_points() -> None:
     stamps = [NOW + timedelta(seconds=10 * i) for i in range(5000)]
     frame = pl.LazyFrame({"ts": stamps, "host": "n", "load1": 1.0}).cast({"ts": pl.Datetime("ms", "UTC")})
     assert gather(frame, [], ["load1"], 10.0).stamps.size <= 1501
+
+
+def test_an_answer_has_the_topology_of_its_time(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "topology.conf"
+    file.write_text("SwitchName=leaf1 Nodes=r01-n01")
+    source = StoreSource(store, topology=TopologyFile(str(file)))
+    first = source.answer(live()).topology
+    assert first is not None
+    assert first.leaves == ["leaf1"]
+    (tmp_path / "next").write_text("SwitchName=leaf[1-2] Nodes=r01-n01")
+    (tmp_path / "next").replace(file)
+    fixed = source.answer(parse_range("2026-03-02", "2026-03-03", datetime.now(UTC)))
+    assert fixed.topology is not None
+    assert fixed.topology.leaves == ["leaf1", "leaf2"]
+    assert StoreSource(store).answer(live()).topology is None

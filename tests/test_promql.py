@@ -380,6 +380,20 @@ def test_the_smi_exporter_is_read(tmp_path: Path) -> None:
     assert gpu["throttle_power_seconds"].max() == 0.0
 
 
+def test_ports_of_switches_are_read_by_the_id_of_the_switch(tmp_path: Path) -> None:
+    where = {"guid": "0x0000b8599f0300a1", "port": "33", "instance": "subnet-manager:9315"}
+    held = Held(
+        {
+            "infiniband_switch_port_transmit_data_bytes_total": [own(counter(5e9), **where)],
+            "infiniband_switch_port_transmit_wait_total": [own(counter(7.0), **where)],
+        }
+    )
+    port = tables(held, tmp_path / "a").tables["port"].collect().sort("ts")
+    assert port.select("host", "port", "link").unique().rows() == [("0x0000b8599f0300a1", "33", "infiniband")]
+    assert port["tx_bytes"].diff().drop_nulls().unique().to_list() == [5e10]
+    assert port["xmit_wait_ticks"].diff().drop_nulls().unique().to_list() == [70.0]
+
+
 def test_a_change_of_the_last_xid_is_an_error(tmp_path: Path) -> None:
     def xid(at: float) -> object:
         return 0 if at - ZERO < 100 else 79 if at - ZERO < 300 else 31

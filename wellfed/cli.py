@@ -72,6 +72,7 @@ _PAGES = (
     "identity_header",
     "external_url",
     "insecure",
+    "topology",
 )
 _KEEP = ("data", "retention_days", "retention_bytes")
 _SERVER = (

@@ -1,6 +1,7 @@
 """`wellfed demo`: the hub and its pages over a simulated cluster, marked as simulated on every page.
 
 A mixed fleet lives on in real time after forty minutes of history; --scenario shows one situation at once.
+Leaves and spines are simulated too, unless --topology names other ones.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 
 from wellfed.analysis.scenarios import SCENARIOS, FleetStream, simulate
+from wellfed.analysis.scenarios.kit import host_names
+from wellfed.analysis.scenarios.switches import topology_conf, with_switches
 from wellfed.analysis.store import Store
 from wellfed.background import Background
+from wellfed.dashboard.topology import arranged
+from wellfed.dashboard.topology_text import parse
 from wellfed.errors import UserError
 from wellfed.options import nearest
 from wellfed.prices import Prices
 from wellfed.progress import progress
-from wellfed.serve import bind, doorway, serve
+from wellfed.serve import bind, doorway, prepare, wiring
 
 __all__ = ["demo"]
 
@@ -43,6 +48,8 @@ def demo(options: Mapping[str, object]) -> int:
     seed, gpus, price = options["seed"], options.get("gpus"), options.get("price")
     assert isinstance(seed, int)
     assert gpus is None or isinstance(gpus, int)
+    told = wiring(options)
+    hosts: Sequence[str]
     with ExitStack() as stack:
         listener = stack.enter_context(bind(str(options["address"])))
         access = doorway(options, listener)
@@ -52,15 +59,26 @@ def demo(options: Mapping[str, object]) -> int:
         if scenario is not None:
             with progress(f"simulating {scenario}"):
                 now = datetime.now(UTC).replace(microsecond=0)
-                store.append(simulate(str(scenario), seed=seed, gpus=gpus, end=now).tables)
+                tables = simulate(str(scenario), seed=seed, gpus=gpus, end=now).tables
+                hosts = () if told() else tables["host"]["host"].unique().sort().to_list()
+                store.append(with_switches(tables, hosts))
         else:
+            hosts = () if told() else host_names(size // 8)
             stream = FleetStream(seed=seed, gpus=size, start=_whole_window(time.time() - HISTORY))
             with progress(f"simulating {size} GPUs"):
                 for part in stream.history(HISTORY):
-                    store.append(part)
-            stack.enter_context(Background("wellfed-demo", partial(_live, store, stream)))
+                    store.append(with_switches(part, hosts))
+            stack.enter_context(Background("wellfed-demo", partial(_live, store, stream, hosts)))
         print("wellfed: SIMULATED DATA, made on this machine", file=sys.stderr)
-        serve(listener, store, access, price=price or Prices(2.5), simulated=True)
+        wired = arranged(parse(topology_conf(hosts))) if hosts else None
+        prepare(
+            listener,
+            store,
+            access,
+            price=price or Prices(2.5),
+            simulated=True,
+            topology=lambda: told() or wired,
+        )()
     return 0
 
 
@@ -68,11 +86,11 @@ def _whole_window(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds // 10 * 10, UTC)
 
 
-def _live(store: Store, stream: FleetStream, stop: threading.Event) -> None:
+def _live(store: Store, stream: FleetStream, hosts: Sequence[str], stop: threading.Event) -> None:
     """Appends each window of a stream when its time has come."""
     for window in stream:
         ends = window["host"]["ts"].max()
         assert isinstance(ends, datetime)
         if stop.wait(max(0.0, (ends - datetime.now(UTC)).total_seconds())):
             return
-        store.append(window)
+        store.append(with_switches(window, hosts))

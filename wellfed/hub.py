@@ -33,7 +33,7 @@ from wellfed.options import DEFAULT_DATA
 from wellfed.otlp_server import OtlpServer, Tls
 from wellfed.polled import poll
 from wellfed.prices import Prices
-from wellfed.serve import bind, doorway, prepare
+from wellfed.serve import bind, doorway, prepare, wiring
 from wellfed.source import reader
 from wellfed.verdicts import hub_families, scrape, verdicts
 
@@ -53,6 +53,7 @@ def hub(options: Mapping[str, object]) -> int:
     otlp, grpc = str(options["otlp_address"]), str(options["otlp_grpc_address"] or "")
     token = _token(options.get("token_file"), otlp, grpc)
     web = Web(str(options["web_config"])) if options.get("web_config") else None
+    topology = wiring(options)
     with ExitStack() as stack:
         store = stack.enter_context(Store(str(options.get("data") or DEFAULT_DATA)))
         pages = stack.enter_context(bind(str(options["address"])))
@@ -75,6 +76,7 @@ def hub(options: Mapping[str, object]) -> int:
             price=price,
             version=lambda: live.updates,
             refused=lambda: dict(receiver.rejected),
+            topology=topology,
             ready=served.set,
         )
         endpoint = _metrics(

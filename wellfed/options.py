@@ -193,6 +193,7 @@ OPTIONS: Mapping[str, Option] = _options(
         "NAME",
     ),
     Option("external_url", "address under which a proxy offers the dashboard", _netloc, metavar="URL"),
+    Option("topology", "leaves and spines: Slurm's topology.conf or ibnetdiscover's output", metavar="FILE"),
     Option("insecure", "let everybody see the dashboard beyond loopback", _boolean, False),
     Option("otlp_address", "where OTLP over HTTP is taken", default="127.0.0.1:4318", metavar="HOST:PORT"),
     Option(

@@ -18,10 +18,11 @@ from wellfed.connections import Hurried
 from wellfed.dashboard.access import Access, is_loopback, read_token
 from wellfed.dashboard.app import create_app
 from wellfed.dashboard.data import StoreSource
+from wellfed.dashboard.topology import Topology, TopologyFile
 from wellfed.errors import UserError
 from wellfed.prices import Prices
 
-__all__ = ["bind", "doorway", "prepare", "serve"]
+__all__ = ["bind", "doorway", "prepare", "wiring"]
 
 #: Seconds that open connections get at shutdown.
 GOODBYE = 2
@@ -65,16 +66,10 @@ class _Server(uvicorn.Server):
             self._ready()
 
 
-def serve(
-    listener: socket.socket,
-    store: Store,
-    access: Access,
-    price: object = None,
-    simulated: bool = False,
-    version: Callable[[], int] | None = None,
-) -> None:
-    """Serves until SIGINT or SIGTERM. price: of GPU time, or None. version: as in StoreSource."""
-    prepare(listener, store, access, price, simulated, version)()
+def wiring(options: Mapping[str, object]) -> Callable[[], Topology | None]:
+    """What --topology tells now, None without it. Raises UserError for a file that cannot be read."""
+    path = options.get("topology")
+    return TopologyFile(str(path)) if path else lambda: None
 
 
 def prepare(
@@ -85,14 +80,16 @@ def prepare(
     simulated: bool = False,
     version: Callable[[], int] | None = None,
     refused: Callable[[], Mapping[str, int]] = dict,
+    topology: Callable[[], Topology | None] = lambda: None,
     ready: Callable[[], None] = lambda: None,
 ) -> Callable[[], None]:
     """Makes the pages and returns what serves them until SIGINT or SIGTERM.
 
-    price: of GPU time, or None. version, refused: as in StoreSource. ready: called once they are served.
+    price: of GPU time, or None. version, refused, topology: as in StoreSource. ready: called once they are
+    served.
     """
     assert price is None or isinstance(price, Prices)
-    source = StoreSource(store, price, simulated, version, refused)
+    source = StoreSource(store, price, simulated, version, refused, topology)
     app = create_app(source, Notes(os.path.join(store.path, FILE)), access)
     config = uvicorn.Config(
         app.server,

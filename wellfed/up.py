@@ -25,7 +25,7 @@ from wellfed.collectors.sampler import Sampler, Window, by_table
 from wellfed.hub import judge, keep
 from wellfed.options import DEFAULT_DATA
 from wellfed.prices import Prices
-from wellfed.serve import bind, doorway, serve
+from wellfed.serve import bind, doorway, prepare, wiring
 from wellfed.verdicts import verdicts
 
 __all__ = ["frames", "up"]
@@ -33,7 +33,7 @@ __all__ = ["frames", "up"]
 
 def up(options: Mapping[str, object]) -> int:
     """Runs until Ctrl-C or SIGTERM. Raises UserError when the store or a port is taken."""
-    host = host_name(options)
+    host, topology = host_name(options), wiring(options)
     with ExitStack() as stack:
         store = stack.enter_context(Store(str(options.get("data") or DEFAULT_DATA)))
         listener = stack.enter_context(bind(str(options["address"])))
@@ -58,7 +58,7 @@ def up(options: Mapping[str, object]) -> int:
         stack.enter_context(Background("wellfed-live", partial(judge, live)))
         print(f"wellfed: /metrics  http://{options['metrics_address']}/metrics", file=sys.stderr)
         print(f"wellfed: store     {store.path}", file=sys.stderr)
-        serve(listener, store, access, price=price, version=lambda: live.updates)
+        prepare(listener, store, access, price=price, version=lambda: live.updates, topology=topology)()
     return 0
 
 

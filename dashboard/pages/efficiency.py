@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlencode
 
 from dash import html
 
 from wellfed.dashboard.parts import (
+    Column,
     bar,
     card,
     cause_label,
     chips,
     code_badge,
     kpi,
+    listing,
     missing,
     table,
     verdict,
 )
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.spending import Spent, by_cause, by_owner, capacity
 from wellfed.dashboard.told import do_next
 from wellfed.dashboard.view import Component, Page, View
@@ -29,6 +32,30 @@ __all__ = ["OWNERS", "body"]
 #: `by=` of the URL -> (what it is called, column of the job table).
 OWNERS = {"": ("Team", "namespace"), "user": ("User", "user"), "job": ("Job", "job")}
 _JOULES_A_KWH = 3.6e6
+_COLUMNS = (
+    Column("GPUs", "gpus", number=True),
+    Column("GPU-h", "held", number=True),
+    Column("Productive", "au", number=True),
+    Column("GPU-h lost", "lost", number=True),
+    Column(""),
+    Column("Cost", "cost", number=True),
+    Column("Cost of loss", "cost-lost", number=True),
+    Column("Energy", "energy", number=True),
+    Column("Energy lost", "energy-lost", number=True),
+    Column("Mostly", "mostly"),
+)
+_KEYS: Mapping[str, Callable[[Spent], object]] = {
+    "name": lambda s: s.name,
+    "gpus": lambda s: s.gpus,
+    "held": lambda s: s.covered,
+    "au": lambda s: 1 - s.lost / s.covered if s.covered else None,
+    "lost": lambda s: s.lost,
+    "cost": lambda s: s.cost,
+    "cost-lost": lambda s: s.cost_lost,
+    "energy": lambda s: s.joules,
+    "energy-lost": lambda s: s.joules_lost,
+    "mostly": lambda s: title(s.mostly) if s.mostly else None,
+}
 
 
 def body(view: View) -> Page:
@@ -129,7 +156,9 @@ def _causes(view: View, causes: Sequence[Spent]) -> Component:
         if s.lost > 0
     ]
     columns = ("Cause", "GPUs#", "GPU-h lost#", "Cost#", "Energy while waiting#")
-    found = table(columns, rows, "Nothing was lost.", "Cost of loss by cause")
+    found = listing(
+        columns, rows, "Nothing was lost.", "Cost of loss by cause", Sort(view, "-gpu-h-lost", "causes")
+    )
     return card("By cause", found, sub="what each GPU waited for", right=_exports(view), classes="pad0")
 
 
@@ -144,6 +173,7 @@ def _exports(view: View) -> Component:
 
 def _owners(view: View, owned: Sequence[Spent], what: str, by: str) -> Component:
     most = max((s.lost for s in owned), default=0.0) or 1.0
+    sort = Sort(view)
     rows = [
         (
             s.name,
@@ -158,25 +188,12 @@ def _owners(view: View, owned: Sequence[Spent], what: str, by: str) -> Component
             energy(s.joules_lost),
             cause_label(s.mostly) if s.mostly and s.lost > 0.02 * s.covered else "–",
         )
-        for s in view.first(owned)
+        for s in view.first(sort.apply(owned, _KEYS))
     ]
-    columns = (
-        what,
-        "GPUs#",
-        "GPU-h#",
-        "Productive#",
-        "GPU-h lost#",
-        "",
-        "Cost#",
-        "Cost of loss#",
-        "Energy#",
-        "Energy lost#",
-        "Mostly",
-    )
     ways = [(name, view.here(by=key), key == by) for key, (name, _) in OWNERS.items()]
     return card(
         f"By {what.lower()}",
-        table(columns, rows, "No GPU was held.", f"Cost by {what.lower()}"),
+        table((Column(what, "name"), *_COLUMNS), rows, "No GPU was held.", f"Cost by {what.lower()}", sort),
         right=chips(ways, "By"),
         classes="pad0",
     )

@@ -7,19 +7,21 @@ from dash import dcc, html
 
 from wellfed.dashboard.facts import step_for
 from wellfed.dashboard.heat import amounts_map
+from wellfed.dashboard.leaves import Link, by_leaf
 from wellfed.dashboard.parts import (
     Column,
     card,
     chips,
     kpi,
+    listing,
     missing,
-    sortable,
     table,
     time_plot,
     twin,
     verdict,
 )
-from wellfed.dashboard.ports import MEASURES, State, by_rail, highest, port_rows, state_of
+from wellfed.dashboard.ports import MEASURES, SWITCH, State, by_rail, highest, port_rows, state_of
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import Component, Page, View, host_path
 from wellfed.dashboard.words import amount, family, share, whole
@@ -28,16 +30,24 @@ __all__ = ["body"]
 
 #: Rows of the heat map over time.
 _SHOWN = 24
-#: Racks in the table of rails.
+#: Racks, leaves and spines in a table of them.
 _RACKS = 40
 #: Rows of the table.
 _LISTED = 30
+_MEASURED = (
+    "Of a pair's links, the port that has most, on either switch. Their ports: the mean of the ports of the "
+    "leaf's hosts, as these measure it."
+)
+_UNMEASURED = (
+    "No switch sends counters, so what its links carry is not known: docs/dashboard.md says how they come "
+    "here. Their ports: the mean of the ports of the leaf's hosts, as these measure it."
+)
 _WAYS = (("", "Load"), ("errors", "Errors"), ("crowded", "Congestion"))
 
 _COLUMNS = (
     Column("Port", "port"),
-    Column("Kind"),
-    Column("Rate", number=True),
+    Column("Kind", "kind"),
+    Column("Rate", "rate", number=True),
     Column("In", "rx", number=True),
     Column("Out", "tx", number=True),
     Column("Load", "load", number=True),
@@ -67,9 +77,12 @@ def body(view: View) -> Page:
         [
             verdict(*_sentence(view, state)),
             _figures(state),
-            html.Div([_matrix(view, by), _over(view, by)], className="half"),
+            html.Div([_rails(view, by), _over(view, by)], className="half"),
+            *_leaves(view, by),
             card(
-                "Findings", findings_table(view, findings, "No fabric finding in this range."), classes="pad0"
+                "Findings",
+                findings_table(view, findings, "No fabric finding in this range.", of="findings"),
+                classes="pad0",
             ),
             _table(view, ports),
         ],
@@ -104,32 +117,83 @@ def _figures(state: State) -> Component:
     return html.Div(tiles, className="kpis four")
 
 
-def _matrix(view: View, by: str) -> Component:
+def _rails(view: View, by: str) -> Component:
     measure, found = MEASURES[by], view.answer.once(by_rail, by)
+    what = "rack" if view.answer.topology is None else "leaf"
     top = max((value for row in found.values for value in row if value is not None), default=0.0) or 1.0
     pairs = list(zip(found.racks, found.values, strict=True))
     if len(pairs) > _RACKS:
         pairs = sorted(pairs, key=lambda pair: -max(v or 0.0 for v in pair[1]))[:_RACKS]
-    rows = [[rack, *(_shaded(value, top, measure.unit) for value in row)] for rack, row in pairs]
-    more = f" · the {_RACKS} highest of {len(found.racks)} racks" if len(found.racks) > _RACKS else ""
-    columns = ["Rack", *(f"{rail}#" for rail in found.rails)]
+    rows = [(rack, *(_shaded(value, top, measure.unit) for value in row)) for rack, row in pairs]
+    more = f" · the {_RACKS} highest of {len(found.racks)}" if len(found.racks) > _RACKS else ""
+    columns = (what.capitalize(), *(f"{rail}#" for rail in found.rails))
     note = (
-        "No host tells which leaf and spine its ports reach, so they are grouped by rack and rail: "
-        "where rails have leaves of their own, a cell is one leaf."
+        "No host tells which leaf and spine its ports reach, so they are grouped by rack and rail: where "
+        "rails have leaves of their own, a cell is one leaf. With --topology the page knows the leaves."
     )
     return card(
-        "Racks by rails",
-        html.Div(table(columns, rows, "", f"Mean {measure.name} by rack and rail"), className="tall rails"),
-        html.P(note, className="note in"),
+        "Racks by rails" if what == "rack" else "Leaves by rails",
+        html.Div(
+            listing(columns, rows, "", f"Mean {measure.name} by {what} and rail", Sort(view, of="rails")),
+            className="tall rails",
+        ),
+        *([html.P(note, className="note in")] if what == "rack" else []),
         sub=f"mean {measure.name}{more}",
         right=chips([(name, view.here(by=way), way == by) for way, name in _WAYS], "Show"),
         classes="pad0",
     )
 
 
-def _shaded(value: float | None, top: float, unit: str) -> Component:
+def _leaves(view: View, by: str) -> list[Component]:
+    """How each pair of a leaf and a spine fares; nothing without a topology."""
+    measure, found = MEASURES[by], view.answer.once(by_leaf, by)
+    if found is None or not found.spines:
+        return []
+    leaves, spines = found.leaves, list(range(len(found.spines)))
+    if len(leaves) > _RACKS:
+        leaves = sorted(leaves, key=lambda leaf: (-leaf.highest, -(leaf.value or 0.0)))[:_RACKS]
+    if len(spines) > _RACKS:
+        spines = sorted(sorted(spines, key=lambda n: -found.highest(n))[:_RACKS])
+    most = max((leaf.highest for leaf in leaves), default=0.0) or 1.0
+    ports = max((leaf.value or 0.0 for leaf in leaves), default=0.0) or 1.0
+    rows = [
+        (
+            leaf.name,
+            whole(leaf.hosts),
+            _shaded(leaf.value, ports, measure.unit),
+            *(_link(leaf.name, found.spines[n], leaf.links[n], most, measure.unit) for n in spines),
+        )
+        for leaf in leaves
+    ]
+    columns: list[str | Column] = ["Leaf", "Hosts#", "Their ports#"]
+    columns += [Column(found.spines[n], number=True) for n in spines]
+    caption = f"Highest {measure.name} of the links of each leaf and spine"
+    more = f" · the {_RACKS} highest of {len(found.leaves)}" if len(found.leaves) > _RACKS else ""
+    unknown = f" The file tells no leaf of {found.unknown:,} ports of hosts." if found.unknown else ""
+    return [
+        card(
+            "Leaves by spines",
+            html.Div(listing(columns, rows, "", caption, Sort(view, of="leaves")), className="tall rails"),
+            html.P((_MEASURED if found.measured else _UNMEASURED) + unknown, className="note in"),
+            sub=f"{measure.name} of a pair's links{more}",
+            classes="pad0",
+        )
+    ]
+
+
+def _link(leaf: str, spine: str, link: Link | None, top: float, unit: str) -> Component:
+    if link is None:
+        return html.Span("no link", className="dim")
+    told = f"{leaf} – {spine}: {link.links} link{'s' if link.links > 1 else ''}"
+    if not link.ports:
+        return html.Span("no counters", className="dim", title=told)
+    return _shaded(link.value, top, unit, f"{told}, {link.ports} ports report")
+
+
+def _shaded(value: float | None, top: float, unit: str, title: str = "") -> Component:
     level = f"{100 * (value or 0.0) / top:.0f}%"
-    return html.Div(_cell(value, unit), className="cell", style={"--level": level})
+    told = {"title": title} if title else {}
+    return html.Td(_cell(value, unit), className="num cell", style={"--level": level}, **told)
 
 
 def _cell(value: float | None, unit: str) -> str:
@@ -146,7 +210,7 @@ def _over(view: View, by: str) -> Component:
     return card(
         "Ports over time",
         time_plot("ports", figure, 420, summary),
-        twin(("Port", "Highest#"), told, "Ports over time"),
+        twin(("Port", "Highest#"), told, "Ports over time", Sort(view, "-highest", "highest")),
         sub=f"{measure.name} of the {len(told)} highest, per {step_for(view.answer):.0f} s",
     )
 
@@ -154,6 +218,8 @@ def _over(view: View, by: str) -> Component:
 def _table(view: View, ports: pl.DataFrame) -> Component:
     keys = {
         "port": "name",
+        "kind": "link",
+        "rate": "rate_bps",
         "rx": "rx_bytes",
         "tx": "tx_bytes",
         "load": "load",
@@ -163,15 +229,18 @@ def _table(view: View, ports: pl.DataFrame) -> Component:
         "cnp": "cnp_handled",
         "paused": "pause_seconds",
     }
-    key, down = sortable(view, "-errors", keys)
-    by = [keys[key], *(["waits", "load"] if key == "errors" else [])]
-    most = ports.height if view.whole else _LISTED
-    ordered = ports.top_k(most, by=by) if down else ports.bottom_k(most, by=by)
-    ordered = ordered.sort(by, descending=down, nulls_last=True)
+    sort = Sort(view, "-errors")
+    key, down = sort.by(keys)
+    first = ports.sort("errors", "waits", "load", descending=True, nulls_last=True, maintain_order=True)
+    ordered = first.sort(keys[key], descending=down, nulls_last=True, maintain_order=True)
+    ordered = ordered if view.whole else ordered.head(_LISTED)
     rows = [_row(view, r) for r in ordered.iter_rows(named=True)]
     more = f"the first {_LISTED} of {ports.height:,}" if ports.height > _LISTED else ""
-    hrefs = [view.to(host_path(host)) for host in ordered["host"].to_list()]
-    return card("Ports", table(_COLUMNS, rows, "", "Ports", view, hrefs), sub=more, classes="pad0")
+    hrefs = [
+        view.here() if link == SWITCH else view.to(host_path(host))
+        for host, link in ordered.select("host", "link").iter_rows()
+    ]
+    return card("Ports", table(_COLUMNS, rows, "", "Ports", sort, hrefs), sub=more, classes="pad0")
 
 
 def _row(view: View, port: dict[str, float | str | None]) -> tuple[Component, ...]:
@@ -183,8 +252,11 @@ def _row(view: View, port: dict[str, float | str | None]) -> tuple[Component, ..
 
     rate = amount(float(port["rate_bps"]), "b/s") if port["rate_bps"] else "–"
     slow = " ▾" if port["slow"] else ""
+    name: Component = str(port["name"])
+    if port["link"] != SWITCH:
+        name = dcc.Link(name, href=view.to(host_path(str(port["host"]))))
     return (
-        dcc.Link(str(port["name"]), href=view.to(host_path(str(port["host"])))),
+        name,
         port["link"] or "–",
         html.Span(rate + slow, title="below others of its kind" if slow else ""),
         a_second("rx_bytes", "B/s"),

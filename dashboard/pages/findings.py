@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,10 @@ from wellfed.analysis.trouble import find
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import gpus_by_host, step_for
 from wellfed.dashboard.figures import Array, Line, stacked
+from wellfed.dashboard.leaves import common_leaf
+from wellfed.dashboard.mine import is_of, user_chips
 from wellfed.dashboard.parts import (
+    Column,
     card,
     cause_label,
     chips,
@@ -28,6 +31,7 @@ from wellfed.dashboard.parts import (
     verdict,
 )
 from wellfed.dashboard.remarks import actions, said, standing_pills
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import evidence, findings_table, next_steps, opened, pills, wanted
 from wellfed.dashboard.twins import series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, job_path
@@ -75,9 +79,13 @@ def _filters(
     states = Counter(view.standing(f).state for f in findings)
     grades = Counter(f["severity"] for f in heard)
     families = Counter(family(f["cause"]) for f in heard)
-    sev, cause, state = (view.query.get(name, "") for name in ("sev", "cause", "state"))
+    sev, cause, state, user = (view.query.get(name, "") for name in ("sev", "cause", "state", "user"))
     first = [
-        (f"All {len(heard)}", view.here(sev="", cause="", job="", state=""), not (sev or cause or state))
+        (
+            f"All {len(heard)}",
+            view.here(sev="", cause="", job="", user="", state=""),
+            not (sev or cause or user or state),
+        )
     ]
     first += [
         (f"{word.capitalize()} {grades[word]}", view.here(sev="" if sev == word else word), sev == word)
@@ -98,11 +106,12 @@ def _filters(
         for word in ("new", "acknowledged", "muted")
         if states[word] and states["new"] < len(findings)
     ]
-    return [
-        chips(items, name)
+    severity, standing, family_ = (
+        [chips(items, name)] if items else []
         for items, name in ((first, "Severity"), (third, "State"), (second, "Cause"))
-        if items
-    ]
+    )
+    whose = user_chips(view, lambda user: sum(is_of(view, f, user) for f in heard))
+    return [*severity, *whose, *standing, *family_]
 
 
 def detail(view: View, name: str) -> Page:
@@ -164,6 +173,14 @@ def _where(view: View, found: Mapping[str, Any]) -> Component:
     known = view.answer.once(gpus_by_host)
     gpus = [g for host in scope["hosts"] for g in known.get(host, ()) if g["gpu"] in inside]
     gpus.sort(key=lambda g: (g["gpu"] not in guilty, -float(g["by_cause"].get(found["cause"], 0.0))))
+    sort = Sort(view)
+    keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "gpu": lambda g: f"{g['host']} · {g['index'] or g['gpu']}",
+        "role": lambda g: "culprit" if g["gpu"] in guilty else "waits",
+        "lost": lambda g: float(g["by_cause"].get(found["cause"], 0.0)),
+        "au": lambda g: g["au"],
+    }
+    ordered = view.first(sort.apply(gpus, keys))
     rows = [
         (
             dcc.Link(f"{g['host']} · {g['index'] or g['gpu']}", href=view.to(gpu_path(g["host"], g))),
@@ -171,17 +188,23 @@ def _where(view: View, found: Mapping[str, Any]) -> Component:
             hours(g["by_cause"].get(found["cause"], 0.0)),
             share(g["au"]),
         )
-        for g in view.first(gpus)
+        for g in ordered
     ]
     more = f" · the first {ROWS} of {len(gpus)}" if len(gpus) > ROWS else ""
     return card(
         "GPUs",
         table(
-            ("GPU", "Role", "GPU-h lost to it#", "Productive#"),
+            (
+                Column("GPU", "gpu"),
+                Column("Role", "role"),
+                Column("GPU-h lost to it", "lost", number=True),
+                Column("Productive", "au", number=True),
+            ),
             rows,
             "No GPU is named.",
             "GPUs of the finding",
-            hrefs=[view.to(gpu_path(g["host"], g)) for g in view.first(gpus)],
+            sort,
+            [view.to(gpu_path(g["host"], g)) for g in ordered],
         ),
         sub=f"culprits first, then by what they lost{more}",
         classes="pad0",
@@ -225,6 +248,9 @@ def _panel(view: View, found: Mapping[str, Any]) -> Component:
     ]
     if culprits:
         parts += [html.H3("Culprits"), html.Ul([html.Li(text) for text in culprits], className="plain")]
+    leaf = common_leaf(view.answer, found) if family(cause) == "network" else ""
+    if leaf:
+        parts += [html.H3("Leaf"), html.P(f"All of its hosts are below {leaf}.")]
     if scope["job"]:
         parts += [html.H3("Job"), html.P(dcc.Link(scope["job"], href=view.to(job_path(scope["job"]))))]
     if found["missing_signals"]:

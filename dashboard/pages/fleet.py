@@ -7,9 +7,11 @@ from dash import dcc, html
 
 from wellfed.dashboard.facts import by_window, lost_over_time
 from wellfed.dashboard.figures import sparkline, stacked
+from wellfed.dashboard.mine import asked_user, is_of, user_chips
 from wellfed.dashboard.pages import hosts
 from wellfed.dashboard.pages.rackmap import heat_card
 from wellfed.dashboard.parts import bar, card, cause_label, kpi, missing, time_plot, twin, verdict
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import findings_table, opened, wanted
 from wellfed.dashboard.view import Component, Page, View
 from wellfed.dashboard.words import duration, family, hours, money, share, title
@@ -37,11 +39,20 @@ def body(view: View) -> Page:
                 "Findings",
                 findings_table(view, findings, most=50),
                 sub=f"{count} open · ranked by GPU-hours lost",
-                right=dcc.Link("All findings", href=view.to("/findings")),
+                right=html.Div([*_whose(view), dcc.Link("All findings", href=_all(view))], className="seg"),
                 classes="pad0",
             ),
         ],
     )
+
+
+def _whose(view: View) -> list[Component]:
+    heard = [f for f in view.document["findings"] if view.standing(f).muted is None]
+    return user_chips(view, lambda user: sum(is_of(view, f, user) for f in heard))
+
+
+def _all(view: View) -> str:
+    return view.to("/findings", user=asked_user(view))
 
 
 def _without_gpu(view: View) -> list[Component]:
@@ -177,7 +188,7 @@ def _causes(view: View) -> Component:
         "Lost GPU-hours by cause",
         html.Div(rows, className="crows"),
         time_plot("lost", stacked(view.skin, stamps, areas, "GPU-h"), height, summary),
-        twin(("Cause", "GPU-hours#"), told, "Lost GPU-hours by cause"),
+        twin(("Cause", "GPU-hours#"), told, "Lost GPU-hours by cause", Sort(view, "-gpu-hours", "causes")),
         sub=f"per {duration(step)}",
         right=html.Span(clear) if clear else None,
     )

@@ -12,8 +12,9 @@ from dash import dcc, html
 from wellfed.dashboard.facts import gpus_by_host
 from wellfed.dashboard.figures import Line
 from wellfed.dashboard.panes import Pane, panes
-from wellfed.dashboard.parts import Column, card, missing, sortable, table, time_plot, verdict
+from wellfed.dashboard.parts import Column, card, listing, missing, table, time_plot, verdict
 from wellfed.dashboard.series import aligned, gather
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import do_next
 from wellfed.dashboard.twins import pane_lines, series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path, host_path
@@ -46,11 +47,14 @@ def body(view: View) -> Page:
     """All hosts with their pressures."""
     hosts = view.document["hosts"]
     gpus = view.answer.once(gpus_by_host)
-    keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {c.key: partial(_ratio, c.key) for c in _RATIOS}
+    keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        c.key: partial(_ratio, c.key) for c in _RATIOS if c.key
+    }
     keys["pressed"] = lambda h: max(h.get(name) or 0.0 for name in _PRESSURES)
     keys["host"] = lambda h: h["host"]
-    key, down = sortable(view, "-pressed", keys)
-    ordered = sorted(hosts, key=keys[key], reverse=down)
+    keys["gpus"] = lambda h: len(gpus.get(h["host"], ()))
+    sort = Sort(view, "-pressed")
+    ordered = sort.apply(hosts, keys)
     rows = [
         (
             dcc.Link(h["host"], href=view.to(host_path(h["host"]))),
@@ -61,11 +65,11 @@ def body(view: View) -> Page:
         for h in view.first(ordered)
     ]
     found = table(
-        (Column("Host", "host"), *_RATIOS, Column("GPUs", number=True), Column("Do next", wide=True)),
+        (Column("Host", "host"), *_RATIOS, Column("GPUs", "gpus", number=True), Column("Do next", wide=True)),
         rows,
         ["No host reports yet. Start one: ", html.Code("wellfed up")],
         "Hosts by pressure",
-        view,
+        sort,
         [view.to(host_path(h["host"])) for h in view.first(ordered)],
     )
     pressed = sum(any((h.get(name) or 0.0) >= 0.2 for name in _PRESSURES) for h in hosts)
@@ -83,8 +87,8 @@ def body(view: View) -> Page:
     )
 
 
-def _ratio(name: str, host: Mapping[str, Any]) -> float:
-    return float(host.get(name) or 0.0)
+def _ratio(name: str, host: Mapping[str, Any]) -> float | None:
+    return host.get(name)
 
 
 def detail(view: View, host: str) -> Page:
@@ -227,11 +231,12 @@ def collectors(view: View, host: str) -> Component:
         )
     return card(
         "Collectors",
-        table(
+        listing(
             ("Collector", "State", "Read, ms#", "Errors#", "Why"),
             rows,
             "No collector reports.",
             "Collectors of this host",
+            Sort(view, "collector"),
         ),
         sub="can this be trusted?",
         classes="pad0",

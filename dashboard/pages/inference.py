@@ -19,11 +19,11 @@ from wellfed.dashboard.parts import (
     bar,
     card,
     missing,
-    sortable,
     table,
     time_plot,
     verdict,
 )
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.twins import pane_lines, series_twin
 from wellfed.dashboard.view import ROWS, Component, Page, View, host_path
@@ -49,9 +49,9 @@ _COLUMNS = (
     Column("Model", "model"),
     Column("Limited by", "limit"),
     Column("Running", "running", number=True),
-    Column("Batch used", "batch"),
+    Column("Batch used", "batch", drawn=True),
     Column("Queued", "waiting", number=True),
-    Column("KV cache", "kv"),
+    Column("KV cache", "kv", drawn=True),
     Column("TTFT", "ttft", number=True),
     Column("ITL", "itl", number=True),
     Column("Tokens out", "out", number=True),
@@ -143,7 +143,7 @@ def body(view: View) -> Page:
             html.Div([_signals(view, chosen), _panel(chosen)], className="drill"),
             card(
                 "Findings",
-                findings_table(view, findings, "No serving finding in this range."),
+                findings_table(view, findings, "No serving finding in this range.", of="findings"),
                 classes="pad0",
             ),
         ],
@@ -211,20 +211,20 @@ def _sentence(servers: Sequence[Server]) -> list[Component]:
 
 def _table(view: View, servers: Sequence[Server]) -> Component:
     keys = {
-        "server": lambda s: (s.host, s.server),
+        "server": lambda s: (s.server, s.host),
         "model": lambda s: s.model,
         "limit": lambda s: s.limit,
         "running": lambda s: s.running,
-        "batch": lambda s: s.batch or 0.0,
+        "batch": lambda s: s.batch,
         "waiting": lambda s: s.waiting,
-        "kv": lambda s: s.kv or 0.0,
-        "ttft": lambda s: s.ttft or 0.0,
-        "itl": lambda s: s.itl or 0.0,
+        "kv": lambda s: s.kv,
+        "ttft": lambda s: s.ttft,
+        "itl": lambda s: s.itl,
         "out": lambda s: s.tokens_out,
         "preempted": lambda s: s.preempted,
     }
-    key, down = sortable(view, "-waiting", keys)
-    ordered = view.first(sorted(servers, key=keys[key], reverse=down))
+    sort = Sort(view, "-waiting")
+    ordered = view.first(sort.apply(servers, keys))
     rows = [
         (
             dcc.Link(s.server, href=view.here(sel=f"{s.host}/{s.server}"), title=s.host),
@@ -245,7 +245,7 @@ def _table(view: View, servers: Sequence[Server]) -> Component:
     hrefs = [view.here(sel=f"{s.host}/{s.server}") for s in ordered]
     return card(
         "Servers",
-        table(_COLUMNS, rows, "", "Inference servers", view, hrefs),
+        table(_COLUMNS, rows, "", "Inference servers", sort, hrefs),
         sub=f"means over the range{more}",
         classes="pad0",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,18 +16,22 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import owners, step_for
 from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import states_map
-from wellfed.dashboard.pages.jobs import mostly
+from wellfed.dashboard.pages.jobs import mostly, worst
 from wellfed.dashboard.parts import (
+    Column,
     card,
     code_badge,
     family_class,
+    folded,
     legend,
+    listing,
     missing,
     table,
     time_plot,
     twin,
     verdict,
 )
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import ROWS, Component, Page, View, gpu_path
 from wellfed.dashboard.waterfall import waterfall
@@ -76,7 +80,7 @@ def body(view: View, name: str) -> Page:
             ),
             _waiting(view, name),
             html.Div([*_falls(view, job), _stragglers(view, name, findings)], className="half"),
-            card("Findings", findings_table(view, findings), classes="pad0"),
+            card("Findings", findings_table(view, findings, of="findings"), classes="pad0"),
             _gpus(view, gpus),
         ],
     )
@@ -193,7 +197,10 @@ def _ranks_twin(view: View, ranks: Ranks, present: Sequence[int]) -> Component:
         [name, *(share(float((codes == code).mean())) for code in (*(n + 2 for n in present), 1))]
         for name, codes in zip(ranks.names, ranks.codes, strict=True)
     ]
-    return twin(columns, view.first(rows), "Share of time that each rank waits")
+    sort = Sort(view, of="ranks")
+    most = None if view.whole else ROWS
+    found = listing(columns, rows, "Nothing in this range.", "Share of time that each rank waits", sort, most)
+    return folded(found, sort)
 
 
 def _falls(view: View, job: Mapping[str, Any]) -> list[Component]:
@@ -295,6 +302,7 @@ def _stragglers(view: View, job: str, findings: Sequence[Mapping[str, Any]]) -> 
             ("Rank", "Waits for the slowest#", "Role"),
             [(order[h, g], share(w), "culprit" if g in guilty else "waits") for h, g, w, _ in shown],
             "How long each rank waits for the slowest",
+            Sort(view, of="waits"),
         ),
         sub=f"share of its time that each rank waits for the slowest; the tallest bar is {share(top)}",
     )
@@ -302,8 +310,21 @@ def _stragglers(view: View, job: str, findings: Sequence[Mapping[str, Any]]) -> 
 
 def _gpus(view: View, gpus: Sequence[Mapping[str, Any]]) -> Component:
     more = f"the first {ROWS} of {len(gpus)}, by what they lost" if len(gpus) > ROWS else "by what they lost"
+    sort = Sort(view, "-lost")
+    keys: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "gpu": lambda g: f"{g['host']} · {g['index'] or g['gpu']}",
+        "au": lambda g: g["au"],
+        "lost": lambda g: g["lost_seconds"],
+        "mostly": lambda g: title(worst(g)),
+    }
+    ordered = view.first(sort.apply(gpus, keys))
     found = table(
-        ("GPU", "Productive#", "GPU-h lost#", "Mostly"),
+        (
+            Column("GPU", "gpu"),
+            Column("Productive", "au", number=True),
+            Column("GPU-h lost", "lost", number=True),
+            Column("Mostly", "mostly"),
+        ),
         [
             (
                 dcc.Link(f"{g['host']} · {g['index'] or g['gpu']}", href=view.to(gpu_path(g["host"], g))),
@@ -311,10 +332,11 @@ def _gpus(view: View, gpus: Sequence[Mapping[str, Any]]) -> Component:
                 hours(g["lost_seconds"]),
                 mostly(g),
             )
-            for g in view.first(gpus)
+            for g in ordered
         ],
         "No GPU.",
         "GPUs of the job",
-        hrefs=[view.to(gpu_path(g["host"], g)) for g in view.first(gpus)],
+        sort,
+        [view.to(gpu_path(g["host"], g)) for g in ordered],
     )
     return card("GPUs", html.Div(found, className="tall"), sub=more, classes="pad0")

@@ -9,7 +9,8 @@ from dash import html
 from wellfed.analysis.causes import CAUSES
 from wellfed.dashboard.facts import job_names
 from wellfed.dashboard.figures import Line, lines
-from wellfed.dashboard.parts import card, chips, code_badge, family_class, missing, table, time_plot, twin
+from wellfed.dashboard.parts import card, chips, code_badge, family_class, listing, missing, time_plot, twin
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.stages import Stage, grid, stages
 from wellfed.dashboard.told import next_steps
 from wellfed.dashboard.view import Component, Page, View
@@ -51,6 +52,7 @@ def body(view: View) -> Page:
                     ("Stage", "Of its limit#", "GPU time lost to it#", "Limit"),
                     told,
                     "Stages of the pipeline",
+                    Sort(view, of="stages"),
                 ),
                 sub="share of the measured limit, mean over the hosts",
             ),
@@ -188,7 +190,16 @@ def _do(view: View, job: str, found: Sequence[Stage], lost: Sequence[float], nar
     return card(
         "Do next",
         html.Div(
-            [next_steps(worst, steps), table(("Waiting for", "GPU time#"), rows, "", "Causes of this stage")],
+            [
+                next_steps(worst, steps),
+                listing(
+                    ("Waiting for", "GPU time#"),
+                    rows,
+                    "",
+                    "Causes of this stage",
+                    Sort(view, "-gpu-time", "causes"),
+                ),
+            ],
             className="half",
         ),
         sub=title(worst),

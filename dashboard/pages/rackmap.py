@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from dash import dcc, html
@@ -15,7 +16,9 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import STARVED, Recent, job_names, recent
 from wellfed.dashboard.figures import Array
 from wellfed.dashboard.heat import Racks, rack_map, racks
-from wellfed.dashboard.parts import card, chips, code_badge, legend, plot, twin
+from wellfed.dashboard.mine import asked_user, jobs_of
+from wellfed.dashboard.parts import Column, card, chips, code_badge, folded, legend, plot, table
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.theme import Skin, mix
 from wellfed.dashboard.view import Component, View, gpu_path
 from wellfed.dashboard.words import count, family, hours, money, share
@@ -50,7 +53,9 @@ def heat_card(view: View) -> Component:
     by = view.query.get("by", "")
     paint = {"sm": _by_activity, "cost": _by_cost, "job": _by_job}.get(by, _by_cause)
     painted = paint(view)
-    figure = rack_map(view.skin, where, painted.codes, painted.colours, painted.silent)
+    # Beyond the colours there is nothing: a GPU that is not asked for is no GPU without data.
+    codes = np.where(_outside(view), len(painted.colours), painted.codes).astype(np.uint8)
+    figure = rack_map(view.skin, where, codes, painted.colours, painted.silent)
     index = json.dumps({**where.index, "names": painted.names}, separators=(",", ":"))
     ways = [(name, view.here(by=way), way == by) for way, name in _WAYS]
     height = _height(where, len(gpus))
@@ -104,21 +109,41 @@ def _worst(view: View) -> Component:
 def _twin(view: View) -> Component:
     """The map as a table, the GPUs that lose most first."""
     names = view.answer.once(job_names)
-    pairs = list(zip(view.document["gpus"], view.answer.once(_states), strict=True))
-    pairs.sort(key=lambda pair: -(pair[1].lost if pair[1] else -1.0))
+    each = zip(view.document["gpus"], view.answer.once(_states), _outside(view), strict=True)
+    pairs = [(gpu, state) for gpu, state, outside in each if not outside]
+    sort = Sort(view, "-lost", "gpus")
+    keys: dict[str, Callable[[tuple[Mapping[str, Any], Recent | None]], Any]] = {
+        "gpu": lambda pair: f"{pair[0]['host']} · {pair[0]['index'] or pair[0]['gpu']}",
+        "state": lambda pair: _state(pair[1]),
+        "lost": lambda pair: pair[1].lost if pair[1] else None,
+        "sm": lambda pair: pair[1].sm if pair[1] else None,
+        "hours": lambda pair: pair[0]["lost_seconds"],
+        "job": lambda pair: names.get(pair[0]["job"], pair[0]["job"]),
+    }
     rows = [
         (
             f"{g['host']} · {g['index'] or g['gpu']}",
-            "no data" if s is None else FAMILIES[s.family].title if s.family else "productive",
+            _state(s),
             share(s.lost if s else None),
             share(s.sm if s else None),
             hours(g["lost_seconds"]),
             names.get(g["job"], g["job"]) or "–",
         )
-        for g, s in view.first(pairs, _WORST)
+        for g, s in view.first(sort.apply(pairs, keys), _WORST)
     ]
-    columns = ("GPU", "Waits for", "Lost in 5 min#", "Useful SM#", "GPU-h lost in the range#", "Job")
-    return twin(columns, rows, "State of GPUs")
+    columns = (
+        Column("GPU", "gpu"),
+        Column("Waits for", "state"),
+        Column("Lost in 5 min", "lost", number=True),
+        Column("Useful SM", "sm", number=True),
+        Column("GPU-h lost in the range", "hours", number=True),
+        Column("Job", "job"),
+    )
+    return folded(table(columns, rows, "Nothing in this range.", "State of GPUs", sort), sort)
+
+
+def _state(found: Recent | None) -> str:
+    return "no data" if found is None else FAMILIES[found.family].title if found.family else "productive"
 
 
 def _places(answer: Answer) -> Racks:
@@ -132,9 +157,12 @@ def _states(answer: Answer) -> list[Recent | None]:
 
 
 def _outside(view: View) -> Array:
-    """Which GPUs the URL's `job` leaves out."""
-    job = view.query.get("job", "")
-    return np.array([bool(job) and g["job"] != job for g in view.document["gpus"]])
+    """Which GPUs the URL's `job` and `user` leave out."""
+    job, user = view.query.get("job", ""), asked_user(view)
+    theirs = view.answer.once(jobs_of, user) if user else frozenset()
+    return np.array(
+        [bool((job and g["job"] != job) or (user and g["job"] not in theirs)) for g in view.document["gpus"]]
+    )
 
 
 def _swatch(colour: str) -> Component:
@@ -158,7 +186,6 @@ def _by_cause(view: View) -> Painted:
         base[name] = len(colours)
         colours += [mix(skin.surface, skin.colour(name), part) for _, part in _SHADES]
         names += [f"{FAMILIES[name].title}, {word} of its time" for word, _ in _SHADES]
-    outside = _outside(view)
     codes = np.array(
         [
             1 if s is None else 0 if s.family not in base else base[s.family] + _strength(s.lost)
@@ -166,7 +193,6 @@ def _by_cause(view: View) -> Painted:
         ],
         dtype=np.uint8,
     )
-    codes[outside] = 1
     found = Counter("no data" if s is None else s.family for s in states)
     items: list[list[Component]] = [[_swatch(skin.productive), "Productive ", html.B(f"{found['']:,}")]]
     for name in families:
@@ -182,11 +208,11 @@ def _strength(lost: float) -> int:
     return 2 if lost > 0.5 else 1 if lost > 0.25 else 0
 
 
-def _ramped(skin: Skin, levels: Array, outside: Array) -> Array:
+def _ramped(skin: Skin, levels: Array) -> Array:
     """0..1, NaN for no data, as codes into the ramp and, beyond it, no data."""
     steps = len(skin.ramp)
     codes: Array = np.clip(np.nan_to_num(levels) * steps, 0, steps - 1).astype(np.uint8)
-    codes[np.isnan(levels) | outside] = steps
+    codes[np.isnan(levels)] = steps
     return codes
 
 
@@ -204,7 +230,7 @@ def _by_activity(view: View) -> Painted:
     silent = int(np.isnan(levels).sum())
     mean = share(float(np.nanmean(levels))) if silent < levels.size else "–"
     return Painted(
-        _ramped(view.skin, levels, _outside(view)),
+        _ramped(view.skin, levels),
         [*view.skin.ramp, view.skin.no_data],
         names,
         steps,
@@ -228,7 +254,7 @@ def _by_cost(view: View) -> Painted:
     steps = len(view.skin.ramp)
     names = [f"about {say((n + 0.5) / steps * top)} lost" for n in range(steps)] + ["no data"]
     return Painted(
-        _ramped(view.skin, lost / top, _outside(view)),
+        _ramped(view.skin, lost / top),
         [*view.skin.ramp, view.skin.no_data],
         names,
         steps,
@@ -247,7 +273,6 @@ def _by_job(view: View) -> Painted:
     colours = [view.skin.productive, view.skin.no_data, view.skin.other, *tones[: len(own)]]
     where = {job: n + 3 for n, job in enumerate(own)}
     codes = np.array([0 if not job else where.get(job, 2) for job in jobs], dtype=np.uint8)
-    codes[_outside(view)] = 1
     items = [
         [_swatch(colours[where[job]]), named.get(job, job), " ", html.B(str(jobs.count(job)))] for job in own
     ]

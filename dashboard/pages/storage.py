@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import polars as pl
 from dash import dcc, html
 
@@ -9,7 +12,8 @@ from wellfed.dashboard.data import Answer
 from wellfed.dashboard.derive import binned
 from wellfed.dashboard.facts import owners, step_for
 from wellfed.dashboard.heat import amounts_map
-from wellfed.dashboard.parts import card, legend, missing, table, time_plot, twin, verdict
+from wellfed.dashboard.parts import Column, card, legend, listing, missing, table, time_plot, twin, verdict
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.targets import POINTS, Slow, Target, slow_targets
 from wellfed.dashboard.told import findings_table
 from wellfed.dashboard.view import Component, Page, View, job_path
@@ -34,10 +38,10 @@ def body(view: View) -> Page:
         [
             verdict(*_sentence(view, slow)),
             html.Div([_map(view, slow), _top(view)], className="row2"),
-            _split(slow),
+            _split(view, slow),
             card(
                 "Findings",
-                findings_table(view, findings, "No storage finding in this range."),
+                findings_table(view, findings, "No storage finding in this range.", of="findings"),
                 classes="pad0",
             ),
         ],
@@ -96,7 +100,9 @@ def _map(view: View, slow: Slow) -> Component:
     return card(
         "Read latency by target",
         time_plot("latency", figure, _height(len(names)), f"Mean read latency: {told}"),
-        twin(("Target", "Best#", "Mean#", "Worst#"), rows, "Read latency by target"),
+        twin(
+            ("Target", "Best#", "Mean#", "Worst#"), rows, "Read latency by target", Sort(view, of="latency")
+        ),
         sub=f"per {step_for(view.answer, POINTS):.0f} s · mounts, then the busiest disks, the slowest on top",
     )
 
@@ -118,8 +124,14 @@ def _top(view: View) -> Component:
         j["job"]: sum(s for c, s in j["by_cause"].items() if family(c) in ("storage", "checkpoint"))
         for j in view.document["jobs"]
     }
-    rows = view.answer.once(_io).sort("io_read_bytes", descending=True)
-    rows = rows if view.whole else rows.head(_JOBS)
+    rows = view.answer.once(_io).sort("io_read_bytes", "job", descending=[True, False], nulls_last=True)
+    keys: dict[str, Callable[[Mapping[str, Any]], object]] = {
+        "job": lambda r: (named.get(r["job"]) or {}).get("name") or r["job"],
+        "read": lambda r: r["io_read_bytes"],
+        "written": lambda r: r["io_write_bytes"],
+        "lost": lambda r: lost.get(r["job"], 0.0),
+    }
+    sort = Sort(view, "-read", "jobs")
     body_ = [
         (
             dcc.Link((named.get(r["job"]) or {}).get("name") or r["job"], href=view.to(job_path(r["job"]))),
@@ -127,15 +139,19 @@ def _top(view: View) -> Component:
             amount((r["io_write_bytes"] or 0.0) / r["seconds"], "B/s"),
             hours(lost.get(r["job"], 0.0)),
         )
-        for r in rows.iter_rows(named=True)
+        for r in view.first(sort.apply(rows.iter_rows(named=True), keys), _JOBS)
     ]
-    found = table(
-        ("Job", "Read#", "Written#", "GPU-h lost#"), body_, "No job does I/O here.", "Jobs by bytes read"
+    columns = (
+        Column("Job", "job"),
+        Column("Read", "read", number=True),
+        Column("Written", "written", number=True),
+        Column("GPU-h lost", "lost", number=True),
     )
+    found = table(columns, body_, "No job does I/O here.", "Jobs by bytes read", sort)
     return card("Whose I/O", found, sub="lost = to storage and checkpoints", classes="pad0")
 
 
-def _split(slow: Slow) -> Component:
+def _split(view: View, slow: Slow) -> Component:
     """Where the time of a read goes: queueing in the client, network, server or array."""
     rows = [
         (
@@ -156,14 +172,14 @@ def _split(slow: Slow) -> Component:
         [html.Span(className="sw f-network"), "network"],
         [html.Span(className="sw f-storage"), "server or array"],
     ]
-    found = table(
+    found = listing(
         (
             "Target",
             "Clients#",
             "Read#",
             "Written#",
             "A read#",
-            "Where its time goes",
+            Column("Where its time goes", None),
             "Metadata#",
             "Retransmits#",
             "Busy#",
@@ -171,6 +187,7 @@ def _split(slow: Slow) -> Component:
         rows,
         "",
         "Targets with the parts of a read's time",
+        Sort(view),
     )
     return card(
         "Client, network, array",

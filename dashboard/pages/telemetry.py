@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from dash import dcc, html
 from wellfed.dashboard.data import Answer
 from wellfed.dashboard.facts import reporting
 from wellfed.dashboard.figures import Array, Line, lines
-from wellfed.dashboard.parts import bar, card, kpi, table, time_plot, verdict
+from wellfed.dashboard.parts import Column, bar, card, kpi, listing, table, time_plot, verdict
+from wellfed.dashboard.sorting import Sort
 from wellfed.dashboard.twins import series_twin
-from wellfed.dashboard.view import ROWS, Component, Page, View, host_path
+from wellfed.dashboard.view import Component, Page, View, host_path
 from wellfed.dashboard.words import ago, share, whole
 
 __all__ = ["body"]
@@ -50,11 +52,12 @@ def body(view: View) -> Page:
             html.Div([_over(view), _hosts(view, silent)], className="half"),
             card(
                 "Collectors",
-                table(
+                listing(
                     ("Collector", "Reads well#", "Stuck#", "Errors#", "Read, ms#", "Why not"),
                     [_row(r) for r in collectors.iter_rows(named=True)],
                     ["No collector reports yet. Start an agent: ", html.Code("wellfed agent")],
                     "Collectors over all hosts",
+                    Sort(view, "collector"),
                 ),
                 sub="over all hosts, as last reported",
                 classes="pad0",
@@ -96,7 +99,7 @@ def _collectors(answer: Answer) -> pl.DataFrame:
     )
 
 
-def _silent(answer: Answer) -> list[tuple[str, object]]:
+def _silent(answer: Answer) -> list[tuple[str, datetime]]:
     """(host, its newest window), those that have gone silent first."""
     rows = answer.diagnosis.hosts.lazy().group_by("host").agg(pl.col("ts").max()).sort("ts", "host").collect()
     if rows.is_empty() or answer.last is None:
@@ -152,13 +155,19 @@ def _over(view: View) -> Component:
     )
 
 
-def _hosts(view: View, silent: list[tuple[str, object]]) -> Component:
+def _hosts(view: View, silent: list[tuple[str, datetime]]) -> Component:
+    keys: dict[str, Callable[[tuple[str, datetime]], object]] = {
+        "host": lambda row: row[0],
+        "last": lambda row: row[1].timestamp(),
+    }
+    sort = Sort(view, "last", "silent")
     rows = [
-        (dcc.Link(host, href=view.to(host_path(host))), f"{last:%H:%M:%S}", ago(last, view.answer.now))  # type: ignore[arg-type]
-        for host, last in view.first(silent, 20)
+        (dcc.Link(host, href=view.to(host_path(host))), f"{last:%H:%M:%S}", ago(last, view.answer.now))
+        for host, last in view.first(sort.apply(silent, keys), 20)
     ]
     more = f"{len(silent)} of them" if len(silent) > 20 else ""
-    found = table(("Host", "Last window, UTC#", "Ago#"), rows, "None: every host reports.", "Silent hosts")
+    columns = (Column("Host", "host"), Column("Last window, UTC", "last", number=True), "Ago#")
+    found = table(columns, rows, "None: every host reports.", "Silent hosts", sort)
     return card("Silent hosts", found, sub=more, classes="pad0")
 
 
@@ -181,11 +190,12 @@ def _coverage(view: View) -> Component:
             view.document["coverage"], key=lambda c: (c["share"] >= 0.999, c["table"], c["column"])
         )
     ]
-    found = table(
-        ("Table", "Column", "Measured#", "Share of rows"),
-        view.first(rows, 3 * ROWS),
+    found = listing(
+        ("Table", "Column", "Measured#", Column("Share of rows", None)),
+        rows,
         "Nothing to measure yet.",
         "Share of rows in which a signal was measured",
+        Sort(view, of="coverage"),
     )
     gaps = sum(c["share"] < 0.999 for c in view.document["coverage"])
     return card(
@@ -203,8 +213,9 @@ def _refused(view: View) -> list[Component]:
         for reason, points in sorted(refused.items(), key=lambda item: -item[1])
         if points
     ]
-    columns = ("Reason", "Points#", "What to do")
-    found = table(columns, rows, "Nothing was refused.", "Points refused by the hub")
+    columns = ("Reason", "Points#", Column("What to do", None))
+    sort = Sort(view, "-points", "refused")
+    found = listing(columns, rows, "Nothing was refused.", "Points refused by the hub", sort)
     return [card("Refused by the hub", found, sub="since it started", classes="pad0")]
 
 

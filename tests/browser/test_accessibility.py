@@ -43,7 +43,7 @@ class Aged:
 
 @pytest.fixture(scope="module")
 def fleet() -> Fixed:
-    return dashboards.simulated_fleet(duration=600)
+    return dashboards.simulated_fleet(duration=600).wired()
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,20 @@ def test_pages_with_data(fleet: Fixed, hub: str, page: Page) -> None:
     finding = fleet.diagnosis.document["findings"][0]
     things = ("/gpu/r01-n01/0", "/host/r01-n01", f"/job/{quote(EVIL, safe='')}", f"/findings/{key(finding)}")
     ways = ("/?by=sm", "/?by=cost", "/?by=job", "/findings?state=muted", "/fabric?by=errors", "/nonsense")
+    ways += ("/fabric?by=crowded&sort=-leaves.spine1,port,highest.port", "/jobs?sort=name&user=bruno")
+    ways += ("/?sort=-conf,gpus.gpu,causes.cause&user=bruno", "/storage?sort=latency.target,-read,jobs.job")
     for path in (*(known.path for known in PAGES), *things, *ways):
         show(page, hub + path)
         assert violations(page) == [], path
+
+
+def test_leaves_whose_switches_are_silent(fleet: Fixed, page: Page) -> None:
+    silent = dashboards.simulated_fleet(duration=300)
+    silent.made = replace(silent.made, topology=fleet.made.topology)
+    with serving(create_app(Aged(silent)).server) as asked:
+        show(page, asked.url + "/fabric")
+        page.wait_for_selector("main td:has-text('no counters')")
+        assert violations(page) == []
 
 
 def test_what_opens_over_a_page(hub: str, page: Page) -> None:

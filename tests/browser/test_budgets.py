@@ -23,7 +23,7 @@ CALLBACK, COLD = 30_000, 3_000_000
 
 @pytest.fixture(scope="module")
 def source() -> Fixed:
-    return dashboards.simulated_fleet(gpus=GPUS, duration=200)
+    return dashboards.simulated_fleet(gpus=GPUS, duration=200).wired()
 
 
 @pytest.fixture(scope="module")
