@@ -4,8 +4,10 @@ Source: /sys/class/infiniband/<device>/ports/<port>/{counters,counters_ext,hw_co
 link_layer (Documentation/ABI/stable/sysfs-class-infiniband; RoCE counters: drivers/infiniband/hw/mlx5,
 bnxt_re, irdma and efa). Error counters of the InfiniBand port management stay at their maximum (15, 255 or
 65535) until somebody clears them: the number is published as it stands, and grows no more. Cost: one pread a
-file, held open; rate, which asks the card's firmware, is read once a minute and when the state changes.
-Privilege: none.
+file, held open. Each second: bytes, waits, congestion, state. Error counters, which hardly ever move: at each
+fifth second of the wall clock, where windows end, and as soon as the state changes, so what a scrape in
+between says of them is up to 5 s old. Rate, which asks the card's firmware: once a minute and when the state
+changes. Privilege: none.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from itertools import count as count_from
+from operator import ne
 
-from wellfed.collectors.files import RECHECK, STALE, Held, count, tell
+from wellfed.collectors.files import RECHECK, SELDOM, STALE, Held, count, tell
 from wellfed.collectors.registry import Roots, Row, register
 from wellfed.collectors.unwrap import Unwrap
 
@@ -53,6 +58,8 @@ FILES = {
     ),
     "rnr_nak_retries": ("hw_counters/rnr_nak_retry_err",),
 }
+#: Columns that are read each time; the others count errors.
+_OFTEN = frozenset({"rx_bytes", "tx_bytes", "xmit_wait_ticks", "cnp_sent", "cnp_handled", "ecn_marked"})
 #: Bytes are counted in words here; adapters that have only hw_counters (efa, bnxt_re) count bytes.
 _WORDS = re.compile(r"counters(_ext)?/port_(rcv|xmit)_data(_64)?")
 #: mlx5 keeps these in 32-bit registers of its queue counters.
@@ -76,25 +83,31 @@ def parse_rate(text: bytes) -> float:
 
 @dataclass(slots=True)
 class _Counter:
-    """A file, what its number stands for, and both as they were read last."""
+    """A file and what its number stands for."""
 
     column: str
     path: str
     words: bool
     unwrap: Unwrap | None
-    text: bytes | OSError | None = None
-    value: float | None = None
 
 
 @dataclass(slots=True)
 class _Port:
+    """A port's files and what they said last. counters: those read each time, then those of errors. paths: of
+    the former, of the state, of the latter; texts: the same. errors: texts of the last. values: by column.
+    """
+
     name: str
     path: str
     counters: tuple[_Counter, ...]
+    often: tuple[str, ...]
+    seldom: tuple[str, ...]
     paths: tuple[str, ...]
-    info: dict[str, str] = field(default_factory=dict)
-    state: bytes | None = None
-    rate: float | None = None
+    info: dict[str, str]
+    values: dict[str, float | None]
+    texts: Sequence[bytes | OSError | None]
+    state: bytes | None = b""
+    errors: list[bytes | OSError] = field(default_factory=list)
 
 
 @register
@@ -114,6 +127,7 @@ class Infiniband:
         self._ports: tuple[_Port, ...] = ()
         self._unwraps: dict[str, Unwrap] = {}
         self._reads = 0
+        self._fifth = -1.0
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """One row a port."""
@@ -127,14 +141,16 @@ class Infiniband:
         self._reads += 1
         if devices != self._seen or self._reads % RECHECK == 0:
             self._find(root, devices)
+        fifth = now // SELDOM
+        due, self._fifth = fifth != self._fifth, fifth
         try:
-            return [self._row(port) for port in self._ports]
+            return [self._row(port, due=due) for port in self._ports]
         except OSError as error:
             if error.errno not in STALE:
                 raise
             # The driver was reloaded between two reads: same names, other counters.
             self._find(root, devices)
-            return [self._row(port) for port in self._ports]
+            return [self._row(port, due=True) for port in self._ports]
 
     def close(self) -> None:
         """Closes the files held open."""
@@ -157,36 +173,47 @@ class Infiniband:
             for file in _listing(f"{path}/{folder}")
         }
         chosen = [(column, next((f for f in files if f in there), "")) for column, files in FILES.items()]
+        chosen.sort(key=lambda pair: pair[0] not in _OFTEN)
         counters = tuple(
             _Counter(column, f"{path}/{file}", bool(_WORDS.fullmatch(file)), self._unwrap(path, file))
             for column, file in chosen
             if file
         )
         link = _LINKS.get((self._text(f"{path}/link_layer") or b"").strip())
-        paths = (*(counter.path for counter in counters), f"{path}/state")
-        return _Port(name, path, counters, paths, {"link": link} if link else {})
+        often = (*(one.path for one in counters if one.column in _OFTEN), f"{path}/state")
+        seldom = tuple(one.path for one in counters if one.column not in _OFTEN)
+        values: dict[str, float | None] = dict.fromkeys((*(one.column for one in counters), "up", "rate_bps"))
+        info = {"link": link} if link else {}
+        unread = [None] * (len(counters) + 1)
+        return _Port(name, path, counters, often, seldom, often + seldom, info, values, unread)
 
     def _unwrap(self, path: str, file: str) -> Unwrap | None:
         return self._unwraps.setdefault(f"{path}/{file}", Unwrap()) if _SHORT.fullmatch(file) else None
 
-    def _row(self, port: _Port) -> Row:
-        *texts, state = self._held.together(port.path, port.paths)
-        values: dict[str, float | None] = {}
-        for counter, text in zip(port.counters, texts, strict=True):
-            # What has not changed is not parsed again: most of a card's counters are errors.
-            if text != counter.text:
-                counter.value = self._value(counter, text)
-                counter.text = text
-            values[counter.column] = counter.value
+    def _row(self, port: _Port, *, due: bool) -> Row:
+        """due: the error counters are to be read too."""
+        texts = self._held.together(port.often)
+        at = len(texts) - 1
+        state = texts[at]
         if isinstance(state, OSError) and not isinstance(state, FileNotFoundError):
             raise state
         known = None if isinstance(state, OSError) else state
-        if known != port.state or self._reads % RECHECK == 0:
-            port.state, port.rate = known, self._rate(f"{port.path}/rate")
-        values["up"] = None if known is None else float(known.partition(b":")[0].strip() == b"4")
-        values["rate_bps"] = port.rate
-        tell(port.path, port.paths, [*texts, state])
-        return Row("port", (port.name,), values, dict(port.info))
+        moved = known != port.state
+        if due or moved:
+            port.errors = self._held.together(port.seldom)
+        texts += port.errors
+        # What has not changed is not parsed again.
+        for place in compress(count_from(), map(ne, texts, port.texts)):
+            if place == at:
+                continue
+            counter = port.counters[place - (place > at)]
+            port.values[counter.column] = self._value(counter, texts[place])
+        if moved or self._reads % RECHECK == 0:
+            port.values["up"] = None if known is None else float(known.partition(b":")[0].strip() == b"4")
+            port.values["rate_bps"] = self._rate(f"{port.path}/rate")
+        port.texts, port.state = texts, known
+        tell(port.path, port.paths, texts)
+        return Row("port", (port.name,), dict(port.values), dict(port.info))
 
     def _value(self, counter: _Counter, text: bytes | OSError) -> float | None:
         if isinstance(text, OSError):

@@ -40,6 +40,8 @@ _SKIPPED_DISK = re.compile(r"(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+")
 _ADDRESS = re.compile(r"(?:^|,| )addr=([^,\s]+)")
 #: Stands for a counter that the card does not tell.
 _MISSING = b"x!"
+#: Files of a port that are read each time.
+_OFTEN = re.compile(r"(_data|_packets|_wait|/state)$")
 _KIBI = (1024).__mul__
 _MEMORY_SIGNS = re.compile(r"[^a-zA-Z0-9_]")
 
@@ -53,7 +55,7 @@ class NodeNames:
         self._ports: list[_Port] = []
         self._devices: list[str] = []
         self._renders = 0
-        sources: dict[Callable[[Roots], str], Callable[[str], Iterator[Block]]] = {
+        sources: dict[Callable[[Roots], bytes], Callable[[bytes], Iterator[Block]]] = {
             self._cpu: _cpu,
             self._proc("diskstats"): _disk,
             self._network: _network,
@@ -67,16 +69,14 @@ class NodeNames:
         self._sources = [(text, Template(layout, openmetrics, more)) for text, layout in sources.items()]
         self._roots = Roots()
 
-    def text(self, roots: Roots) -> str:
-        """Complete lines; a source that is missing or broken leaves its families out."""
+    def lines(self, roots: Roots) -> list[bytes]:
+        """Complete lines of each source; one that is missing or broken leaves its families out."""
         self._roots = roots
         parts = []
         for source, template in self._sources:
-            try:
+            with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
                 parts.append(template.render(source(roots)))
-            except (OSError, ValueError, IndexError, KeyError):
-                continue
-        return "\n".join(filter(None, parts))
+        return [part for part in parts if part]
 
     def points(self, roots: Roots) -> tuple[list[Foreign], list[float]]:
         """The same as series and their values."""
@@ -90,28 +90,29 @@ class NodeNames:
                 values += numbers
         return series, values
 
-    def _proc(self, name: str) -> Callable[[Roots], str]:
-        return lambda roots: self._recent.read(f"{roots.proc}/{name}").decode()
+    def _proc(self, name: str) -> Callable[[Roots], bytes]:
+        return lambda roots: self._recent.read(f"{roots.proc}/{name}")
 
-    def _cpu(self, roots: Roots) -> str:
+    def _cpu(self, roots: Roots) -> bytes:
         # The lines of interrupts below the CPUs' are most of the file and none of ours.
-        return self._recent.read(f"{roots.proc}/stat").partition(b"\nintr")[0].decode()
+        return self._recent.read(f"{roots.proc}/stat").partition(b"\nintr")[0]
 
-    def _network(self, roots: Roots) -> str:
+    def _network(self, roots: Roots) -> bytes:
         # Old kernels leave no space between an interface and a long number.
-        return self._recent.read(f"{roots.proc}/net/dev").decode().replace(":", ": ")
+        return self._recent.read(f"{roots.proc}/net/dev").replace(b":", b": ")
 
-    def _pressure(self, roots: Roots) -> str:
+    def _pressure(self, roots: Roots) -> bytes:
         lines = []
         for resource in PRESSURE:
             try:
-                text = self._recent.read(f"{roots.proc}/pressure/{resource}").decode()
+                text = self._recent.read(f"{roots.proc}/pressure/{resource}")
             except FileNotFoundError:
                 continue
-            lines += [f"{resource} {line.replace('total=', 'total= ')}" for line in text.splitlines()]
-        return "\n".join(lines)
+            name = resource.encode()
+            lines += [name + b" " + line.replace(b"total=", b"total= ") for line in text.splitlines()]
+        return b"\n".join(lines)
 
-    def _infiniband(self, roots: Roots) -> str:
+    def _infiniband(self, roots: Roots) -> bytes:
         root = f"{roots.sys}/class/infiniband"
         devices = sorted(os.listdir(root))
         if devices != self._devices or self._renders % RECHECK == 0:
@@ -125,14 +126,14 @@ class NodeNames:
         tokens = []
         for port in self._ports:
             tokens.append(port.key)
-            texts = self._recent.together(port.folder, port.paths, _MISSING)
+            texts = self._recent.together(port.folder, port.paths, _MISSING, port.seldom)
             tokens += texts[: port.counters]
             tokens += map(_first, texts[port.counters :])
         # What comes or goes changes this number, which is a key of the layout.
         text = b" ".join(tokens).replace(b"N/A (no PMA)", _MISSING)
-        return (text + b" %d" % text.count(_MISSING)).decode()
+        return text + b" %d" % text.count(_MISSING)
 
-    def _infiniband_layout(self, text: str) -> Iterator[Block]:
+    def _infiniband_layout(self, text: bytes) -> Iterator[Block]:
         blocks = {one.family: Block([one]) for _, one in INFINIBAND}
         info = Block([INFINIBAND_INFO])
         at = 0
@@ -157,12 +158,11 @@ class NodeNames:
                 self._once[path] = ""
         return self._once[path]
 
-    def _mounts(self, roots: Roots) -> str:
+    def _mounts(self, roots: Roots) -> bytes:
         path = f"{roots.proc}/1/mountstats"
-        text = self._recent.known(path) or host_view(roots.proc, "mountstats")[1] or b""
-        return text.decode("utf-8", "replace")
+        return self._recent.known(path) or host_view(roots.proc, "mountstats")[1] or b""
 
-    def _mounts_layout(self, text: str) -> Iterator[Block]:
+    def _mounts_layout(self, text: bytes) -> Iterator[Block]:
         return _mounts(text, _addresses(host_view(self._roots.proc, "mountinfo")[1] or b""))
 
 
@@ -177,6 +177,8 @@ class _Port:
         there = [(path, one) for path, one in there if os.path.exists(path)]
         there.sort(key=lambda pair: pair[1].kind != "counter")
         self.paths = [path for path, _ in there]
+        # Errors, the rate and what a link goes through while it comes up: the state tells whether it is up.
+        self.seldom = frozenset(path for path in self.paths if not _OFTEN.search(path))
         self.fields = [one for _, one in there]
         self.counters = sum(one.kind == "counter" for one in self.fields)
 
@@ -190,18 +192,19 @@ def _first(text: bytes) -> bytes:
     return first if first.isdigit() else _MISSING
 
 
-def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Tokens of each line, and the number of the first."""
+def _lines(text: bytes) -> Iterator[tuple[int, list[str], str]]:
+    """Of each line its tokens, the number of the first, and all of it."""
     at = 0
     for line in text.splitlines():
-        tokens = line.split()
-        yield at, tokens
+        # Cut as bytes, as the template cuts them: text has more kinds of space.
+        tokens = [token.decode("utf-8", "replace") for token in line.split()]
+        yield at, tokens, line.decode("utf-8", "replace")
         at += len(tokens)
 
 
-def _cpu(text: str) -> Iterator[Block]:
+def _cpu(text: bytes) -> Iterator[Block]:
     block, guests = Block(CPU_MODES), Block(GUEST_MODES)
-    for at, tokens in _lines(text):
+    for at, tokens, _ in _lines(text):
         name = tokens[0] if tokens else ""
         if name.startswith("cpu") and name != "cpu":
             pair = [("cpu", name[3:])]
@@ -212,28 +215,29 @@ def _cpu(text: str) -> Iterator[Block]:
     yield guests
 
 
-def _disk(text: str) -> Iterator[Block]:
+def _disk(text: bytes) -> Iterator[Block]:
     block = Block(DISK)
-    for at, tokens in _lines(text):
+    for at, tokens, _ in _lines(text):
         block.keys.append(at + 2)
         if not _SKIPPED_DISK.fullmatch(tokens[2]):
             block.add([("device", tokens[2])], range(at + 3, at + len(tokens)))
     yield block
 
 
-def _network(text: str) -> Iterator[Block]:
+def _network(text: bytes) -> Iterator[Block]:
     block = Block(NETWORK)
-    for (at, tokens), line in zip(_lines(text), text.splitlines(), strict=True):
+    for at, tokens, line in _lines(text):
         if "|" in line:
             continue
-        name = line.rpartition(":")[0].replace(": ", ":").strip()
-        first = at + len(line.rpartition(":")[0].split())
+        head, _, numbers = line.rpartition(":")
+        name = head.replace(": ", ":").strip()
+        first = at + len(tokens) - len(numbers.split())
         block.add([("device", name)], range(first, at + len(tokens)), range(at, first))
     yield block
 
 
-def _pressure(text: str) -> Iterator[Block]:
-    found = {(tokens[0], tokens[1]): at for at, tokens in _lines(text)}
+def _pressure(text: bytes) -> Iterator[Block]:
+    found = {(tokens[0], tokens[1]): at for at, tokens, _ in _lines(text)}
     for resource, fields in PRESSURE.items():
         block = Block([one for _, one in fields])
         places: list[Place] = [
@@ -256,7 +260,7 @@ def _addresses(text: bytes) -> dict[str, str]:
     return found
 
 
-def _mounts(text: str, addresses: dict[str, str]) -> Iterator[Block]:
+def _mounts(text: bytes, addresses: dict[str, str]) -> Iterator[Block]:
     totals, events, transports, operations = (Block(f) for f in (NFS_BYTES, EVENTS, TRANSPORT, OPERATION))
     seen: set[tuple[str, str, str]] = set()
     for export, point, found, numbers in _nfs(text, totals.keys):
@@ -280,11 +284,11 @@ def _mounts(text: str, addresses: dict[str, str]) -> Iterator[Block]:
 _Found = dict[str, tuple[int, list[str]]]
 
 
-def _nfs(text: str, keys: list[int]) -> Iterator[tuple[str, str, _Found, list[tuple[int, str]]]]:
+def _nfs(text: bytes, keys: list[int]) -> Iterator[tuple[str, str, _Found, list[tuple[int, str]]]]:
     """Export, mount point, sections and operations of each NFS mount. keys: grows by the mounts' names."""
     mounts: list[tuple[str, str, _Found, list[tuple[int, str]]]] = []
     inside = per_operation = False
-    for (at, tokens), line in zip(_lines(text), text.splitlines(), strict=True):
+    for at, tokens, line in _lines(text):
         if line.startswith("device "):
             keys += range(at, at + len(tokens))
             export, _, rest = line.removeprefix("device ").partition(" mounted on ")
@@ -313,8 +317,8 @@ def _transport(protocol: str, places: Sequence[int]) -> Sequence[Place]:
     return numbers[1:]
 
 
-def _memory(text: str) -> Iterator[Block]:
-    for at, tokens in _lines(text):
+def _memory(text: bytes) -> Iterator[Block]:
+    for at, tokens, _ in _lines(text):
         name = tokens[0].rstrip(":")
         family = "node_memory_" + _MEMORY_SIGNS.sub("_", name.replace("(", "_").replace(")", ""))
         kilo = len(tokens) > 2
@@ -326,8 +330,8 @@ def _memory(text: str) -> Iterator[Block]:
         yield block
 
 
-def _vmstat(text: str) -> Iterator[Block]:
-    for at, tokens in _lines(text):
+def _vmstat(text: bytes) -> Iterator[Block]:
+    for at, tokens, _ in _lines(text):
         if VMSTAT.match(tokens[0]):
             block = Block([Field(f"node_vmstat_{tokens[0]}", "untyped", f"{tokens[0]} of /proc/vmstat")])
             block.add([], [at + 1], [at])

@@ -60,13 +60,13 @@ def test_files_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(text)
     paths = [str(tmp_path / name) for name in (*texts, "missing")]
     for _ in range(2):
-        *found, error = held.together(str(tmp_path), paths)
+        *found, error = held.together(paths)
         assert found == list(texts.values())
         assert isinstance(error, FileNotFoundError)
     short = paths[:2]
     for number in (5, 6):
         (tmp_path / "a").write_text(f"{number}\n")
-        assert held.together(str(tmp_path), short) == [b"%d\n" % number, b"4: ACTIVE\n"]
+        assert held.together(short) == [b"%d\n" % number, b"4: ACTIVE\n"]
     held.close()
 
 
@@ -76,7 +76,7 @@ def test_who_asks_for_what_was_just_read_gets_that_and_the_rest_from_the_disk(tm
     for path in paths[:2]:
         Path(path).write_text("old")
     assert recent.together(folder, paths, b"?") == [b"old", b"old", b"?"]
-    tell(folder, [paths[0]], [b"told"])
+    tell(folder, paths[:1], [b"told"])
     assert recent.together(folder, paths, b"?") == [b"told", b"old", b"?"]
     # As many as before, and others.
     tell(folder, paths[1:], [b"told", OSError(5, "Input/output error")])
