@@ -16,9 +16,9 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
-from itertools import count as count_from
+from itertools import count as natural
 from operator import ne
 
 from wellfed.collectors.files import RECHECK, SELDOM, STALE, Held, count, tell
@@ -82,32 +82,24 @@ def parse_rate(text: bytes) -> float:
 
 
 @dataclass(slots=True)
-class _Counter:
-    """A file and what its number stands for."""
+class _Port:
+    """A port and what it said last."""
 
+    name: str
+    path: str
+    info: dict[str, str]
+    values: dict[str, float | None]
+
+
+@dataclass(slots=True)
+class _Counter:
+    """A file of a port and what its number stands for."""
+
+    port: _Port
     column: str
     path: str
     words: bool
     unwrap: Unwrap | None
-
-
-@dataclass(slots=True)
-class _Port:
-    """A port's files and what they said last. counters: those read each time, then those of errors. paths: of
-    the former, of the state, of the latter; texts: the same. errors: texts of the last. values: by column.
-    """
-
-    name: str
-    path: str
-    counters: tuple[_Counter, ...]
-    often: tuple[str, ...]
-    seldom: tuple[str, ...]
-    paths: tuple[str, ...]
-    info: dict[str, str]
-    values: dict[str, float | None]
-    texts: Sequence[bytes | OSError | None]
-    state: bytes | None = b""
-    errors: list[bytes | OSError] = field(default_factory=list)
 
 
 @register
@@ -128,6 +120,16 @@ class Infiniband:
         self._unwraps: dict[str, Unwrap] = {}
         self._reads = 0
         self._fifth = -1.0
+        #: Counters read each time, then those of errors, and what each said last.
+        self._counters: tuple[_Counter, ...] = ()
+        self._texts: Sequence[bytes | OSError | None] = ()
+        #: Files of states and of the former, and of the latter; all of them.
+        self._often: tuple[str, ...] = ()
+        self._seldom: tuple[str, ...] = ()
+        self._paths: tuple[str, ...] = ()
+        self._states: list[bytes | None] = []
+        self._known: list[bytes | OSError] = []
+        self._errors: list[bytes | OSError] = []
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """One row a port."""
@@ -144,13 +146,15 @@ class Infiniband:
         fifth = now // SELDOM
         due, self._fifth = fifth != self._fifth, fifth
         try:
-            return [self._row(port, due=due) for port in self._ports]
+            self._look(due=due)
         except OSError as error:
             if error.errno not in STALE:
                 raise
             # The driver was reloaded between two reads: same names, other counters.
             self._find(root, devices)
-            return [self._row(port, due=True) for port in self._ports]
+            self._look(due=True)
+        tell(root, self._paths, [*self._known, *self._errors])
+        return [Row("port", (port.name,), dict(port.values), dict(port.info)) for port in self._ports]
 
     def close(self) -> None:
         """Closes the files held open."""
@@ -159,61 +163,72 @@ class Infiniband:
 
     def _find(self, root: str, devices: tuple[str, ...]) -> None:
         self._held.close()
-        self._ports = tuple(
-            self._port(f"{device}/{number}", f"{root}/{device}/ports/{number}")
+        places = [
+            (f"{device}/{number}", f"{root}/{device}/ports/{number}")
             for device in devices
             for number in sorted(_listing(f"{root}/{device}/ports"))
-        )
+        ]
+        self._ports = tuple(self._port(name, path) for name, path in places)
+        found = [counter for port in self._ports for counter in self._of(port)]
+        found.sort(key=lambda counter: counter.column not in _OFTEN)
+        often = [counter.path for counter in found if counter.column in _OFTEN]
+        self._counters = tuple(found)
+        self._texts = [None] * len(found)
+        self._often = (*(f"{port.path}/state" for port in self._ports), *often)
+        self._seldom = tuple(counter.path for counter in found[len(often) :])
+        self._paths = self._often + self._seldom
+        self._states = []
         self._seen = devices
 
     def _port(self, name: str, path: str) -> _Port:
+        link = _LINKS.get((self._text(f"{path}/link_layer") or b"").strip())
+        return _Port(name, path, {"link": link} if link else {}, {"up": None, "rate_bps": None})
+
+    def _of(self, port: _Port) -> list[_Counter]:
+        """The counters of a port."""
         there = {
             f"{folder}/{file}"
             for folder in ("counters", "counters_ext", "hw_counters")
-            for file in _listing(f"{path}/{folder}")
+            for file in _listing(f"{port.path}/{folder}")
         }
         chosen = [(column, next((f for f in files if f in there), "")) for column, files in FILES.items()]
-        chosen.sort(key=lambda pair: pair[0] not in _OFTEN)
-        counters = tuple(
-            _Counter(column, f"{path}/{file}", bool(_WORDS.fullmatch(file)), self._unwrap(path, file))
+        return [
+            _Counter(
+                port,
+                column,
+                f"{port.path}/{file}",
+                bool(_WORDS.fullmatch(file)),
+                self._unwrap(port.path, file),
+            )
             for column, file in chosen
             if file
-        )
-        link = _LINKS.get((self._text(f"{path}/link_layer") or b"").strip())
-        often = (*(one.path for one in counters if one.column in _OFTEN), f"{path}/state")
-        seldom = tuple(one.path for one in counters if one.column not in _OFTEN)
-        values: dict[str, float | None] = dict.fromkeys((*(one.column for one in counters), "up", "rate_bps"))
-        info = {"link": link} if link else {}
-        unread = [None] * (len(counters) + 1)
-        return _Port(name, path, counters, often, seldom, often + seldom, info, values, unread)
+        ]
 
     def _unwrap(self, path: str, file: str) -> Unwrap | None:
         return self._unwraps.setdefault(f"{path}/{file}", Unwrap()) if _SHORT.fullmatch(file) else None
 
-    def _row(self, port: _Port, *, due: bool) -> Row:
-        """due: the error counters are to be read too."""
-        texts = self._held.together(port.often)
-        at = len(texts) - 1
-        state = texts[at]
-        if isinstance(state, OSError) and not isinstance(state, FileNotFoundError):
-            raise state
-        known = None if isinstance(state, OSError) else state
-        moved = known != port.state
-        if due or moved:
-            port.errors = self._held.together(port.seldom)
-        texts += port.errors
+    def _look(self, *, due: bool) -> None:
+        """Brings the ports up to date. due: the error counters are to be read too."""
+        known = self._held.together(self._often)
+        count = len(self._ports)
+        states = [self._state(text) for text in known[:count]]
+        if due or states != self._states:
+            self._errors = self._held.together(self._seldom)
+        texts = known[count:] + self._errors
         # What has not changed is not parsed again.
-        for place in compress(count_from(), map(ne, texts, port.texts)):
-            if place == at:
-                continue
-            counter = port.counters[place - (place > at)]
-            port.values[counter.column] = self._value(counter, texts[place])
-        if moved or self._reads % RECHECK == 0:
-            port.values["up"] = None if known is None else float(known.partition(b":")[0].strip() == b"4")
-            port.values["rate_bps"] = self._rate(f"{port.path}/rate")
-        port.texts, port.state = texts, known
-        tell(port.path, port.paths, texts)
-        return Row("port", (port.name,), dict(port.values), dict(port.info))
+        for place in compress(natural(), map(ne, texts, self._texts)):
+            counter = self._counters[place]
+            counter.port.values[counter.column] = self._value(counter, texts[place])
+        if states != self._states or self._reads % RECHECK == 0:
+            for port, state in zip(self._ports, states, strict=True):
+                up = None if state is None else float(state.partition(b":")[0].strip() == b"4")
+                port.values |= {"up": up, "rate_bps": self._rate(f"{port.path}/rate")}
+        self._known, self._texts, self._states = known, texts, states
+
+    def _state(self, text: bytes | OSError) -> bytes | None:
+        if isinstance(text, OSError) and not isinstance(text, FileNotFoundError):
+            raise text
+        return None if isinstance(text, OSError) else text
 
     def _value(self, counter: _Counter, text: bytes | OSError) -> float | None:
         if isinstance(text, OSError):

@@ -52,7 +52,7 @@ class NodeNames:
     def __init__(self, openmetrics: bool, labels: Sequence[tuple[str, str]] = ()) -> None:
         self._recent = Recent()
         self._once: dict[str, str] = {}
-        self._ports: list[_Port] = []
+        self._ports = _Ports("", ())
         self._devices: list[str] = []
         self._renders = 0
         sources: dict[Callable[[Roots], bytes], Callable[[bytes], Iterator[Block]]] = {
@@ -116,33 +116,21 @@ class NodeNames:
         root = f"{roots.sys}/class/infiniband"
         devices = sorted(os.listdir(root))
         if devices != self._devices or self._renders % RECHECK == 0:
-            self._ports = [
-                _Port(root, device, port)
-                for device in devices
-                for port in sorted(os.listdir(f"{root}/{device}/ports"))
-            ]
+            self._ports = _Ports(root, devices)
             self._devices = devices
         self._renders += 1
-        tokens = []
-        for port in self._ports:
-            tokens.append(port.key)
-            texts = self._recent.together(port.folder, port.paths, _MISSING, port.seldom)
-            tokens += texts[: port.counters]
-            tokens += map(_first, texts[port.counters :])
-        # What comes or goes changes this number, which is a key of the layout.
-        text = b" ".join(tokens).replace(b"N/A (no PMA)", _MISSING)
+        ports = self._ports
+        texts = self._recent.together(root, ports.paths, _MISSING, ports.seldom)
+        texts[ports.counters :] = map(_first, texts[ports.counters :])
+        # What comes or goes changes these two, which are keys of the layout.
+        text = b" ".join([ports.key, *texts]).replace(b"N/A (no PMA)", _MISSING)
         return text + b" %d" % text.count(_MISSING)
 
     def _infiniband_layout(self, text: bytes) -> Iterator[Block]:
         blocks = {one.family: Block([one]) for _, one in INFINIBAND}
-        info = Block([INFINIBAND_INFO])
-        at = 0
-        for port in self._ports:
-            pair = [("device", port.device), ("port", port.port)]
-            for place, one in enumerate(port.fields, at + 1):
-                blocks[one.family].add(pair, [place], [at])
-            at += 1 + len(port.fields)
-        info.keys.append(at)
+        info = Block([INFINIBAND_INFO], keys=[0, len(self._ports.paths) + 1])
+        for place, (device, port, one) in enumerate(self._ports.fields, 1):
+            blocks[one.family].add([("device", device), ("port", port)], [place])
         for device in self._devices:
             folder = f"{self._roots.sys}/class/infiniband/{device}"
             texts = [(label, self._text(f"{folder}/{file}")) for file, label in INFINIBAND_TEXTS.items()]
@@ -166,21 +154,26 @@ class NodeNames:
         return _mounts(text, _addresses(host_view(self._roots.proc, "mountinfo")[1] or b""))
 
 
-class _Port:
-    """Files of one port: counters first, then those whose first word counts."""
+class _Ports:
+    """Files of all ports: counters first, then those whose first word counts. fields: device, port and field
+    of each. key: one token that tells all ports.
+    """
 
-    def __init__(self, root: str, device: str, port: str) -> None:
-        self.device, self.port = device, port
-        self.key = f"{device}/{port}".encode()
-        self.folder = f"{root}/{device}/ports/{port}"
-        there = [(f"{self.folder}/{file}", one) for file, one in INFINIBAND]
-        there = [(path, one) for path, one in there if os.path.exists(path)]
-        there.sort(key=lambda pair: pair[1].kind != "counter")
+    def __init__(self, root: str, devices: Sequence[str]) -> None:
+        ports = [(d, port) for d in devices for port in sorted(os.listdir(f"{root}/{d}/ports"))]
+        there = [
+            (path, (device, port, one))
+            for device, port in ports
+            for file, one in INFINIBAND
+            if os.path.exists(path := f"{root}/{device}/ports/{port}/{file}")
+        ]
+        there.sort(key=lambda pair: pair[1][2].kind != "counter")
+        self.key = ",".join(f"{device}/{port}" for device, port in ports).encode()
         self.paths = [path for path, _ in there]
         # Errors, the rate and what a link goes through while it comes up: the state tells whether it is up.
         self.seldom = frozenset(path for path in self.paths if not _OFTEN.search(path))
-        self.fields = [one for _, one in there]
-        self.counters = sum(one.kind == "counter" for one in self.fields)
+        self.fields = [named for _, named in there]
+        self.counters = sum(one.kind == "counter" for _, _, one in self.fields)
 
 
 @lru_cache(maxsize=256)
