@@ -32,7 +32,8 @@ for _group in GROUPS:
     for _name in _group.names:
         if _group.family == "dcgm" and _name.metric in _METRICS and _name.use in ("value", "level"):
             _FIELDS.setdefault(_name.metric, _name)
-_LEVELS = {name.column for name in _FIELDS.values() if name.use == "level"}
+_OBSERVED = "observed_seconds"
+_MEANS = {_OBSERVED, *(name.column for name in _FIELDS.values() if name.use == "level")}
 
 
 def _free(values: Mapping[str, float | None]) -> float | None:
@@ -110,15 +111,23 @@ class DcgmNames:
         return [one for one, value in zip(found, every, strict=True) if value is not None]
 
     def _advance(self, gpus: Sequence[Row], now: float) -> None:
-        seconds = now - self._at
+        """Means since the last time; of activity over the time that was observed, where the GPU tells it."""
+        passed = now - self._at
         values, levels = {}, {}
         for row in gpus:
-            values[row.key[0]] = {c: v for c in _LEVELS if (v := row.values.get(c)) is not None}
-            before = self._values.get(row.key[0], {})
-            grown = {c: v - before[c] for c, v in values[row.key[0]].items() if v >= before.get(c, v + 1)}
-            levels[row.key[0]] = {
-                c: min(1.0, d / seconds) if c.endswith("_seconds") else d / seconds for c, d in grown.items()
-            }
+            gpu = row.key[0]
+            values[gpu] = {c: v for c in _MEANS if (v := row.values.get(c)) is not None}
+            before = self._values.get(gpu, {})
+            grown = {c: v - before[c] for c, v in values[gpu].items() if v >= before.get(c, v + 1)}
+            observed = grown.pop(_OBSERVED, passed)
+            if observed:
+                levels[gpu] = {
+                    c: min(1.0, d / observed) if c.endswith("_seconds") else d / passed
+                    for c, d in grown.items()
+                }
+            elif gpu in self._levels:
+                # Not measured in between: what was said stands.
+                levels[gpu] = self._levels[gpu]
         self._at, self._values, self._levels = now, values, levels
 
     def _labels(self, row: Row, job: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -129,7 +129,7 @@ class Encoder:
         self._shape: object = None
         self._rows: _Part | None = None
         self._more: list[tuple[Sequence[Foreign], _Part]] = []
-        self._activity: dict[tuple[str, ...], tuple[float, float]] = {}
+        self._activity: dict[tuple[str, ...], tuple[float, float, float | None]] = {}
         self._seen = 0
         self._sizes: tuple[int, ...] = ()
         self._head = b""
@@ -189,19 +189,24 @@ class Encoder:
         return _field(ExportMetricsServiceRequest.RESOURCE_METRICS_FIELD_NUMBER, len(inner) + size) + inner
 
     def _shares(self, rows: Sequence[Row]) -> dict[tuple[str, ...], float]:
-        """Mean activity of each GPU since the last window; none without one or after a reset."""
-        shares, activity = {}, {}
+        """Mean activity of each GPU since the last window; none without one or after a reset. A row that says
+        what it said then was not measured in between, and its mean stands too.
+        """
+        activity: dict[tuple[str, ...], tuple[float, float, float | None]] = {}
         for row in rows:
             if row.table != "gpu":
                 continue
             active, observed = row.values.get("active_seconds"), row.values.get("observed_seconds")
-            if active is not None and observed is not None:
-                before = self._activity.get(row.key, (active, observed))
-                if active >= before[0] and observed > before[1]:
-                    shares[row.key] = min(1.0, (active - before[0]) / (observed - before[1]))
-                activity[row.key] = (active, observed)
+            if active is None or observed is None:
+                continue
+            active_then, observed_then, share = self._activity.get(row.key, (active, observed, None))
+            if active < active_then or observed < observed_then:
+                share = None
+            elif observed > observed_then:
+                share = min(1.0, (active - active_then) / (observed - observed_then))
+            activity[row.key] = (active, observed, share)
         self._activity = activity
-        return shares
+        return {key: share for key, (*_, share) in activity.items() if share is not None}
 
 
 class _Points:

@@ -95,6 +95,20 @@ def test_utilisation_is_the_mean_of_the_window() -> None:
     assert (value[0], value[3]) == (pytest.approx(0.4), "gauge")
 
 
+def test_utilisation_stands_while_nothing_was_measured_and_goes_with_a_reset() -> None:
+    encoder, seen = Encoder({}), []
+    for ts, active, observed in (
+        (0, 50.0, 100.0),
+        (1, 50.4, 101.0),
+        (2, 50.4, 101.0),
+        (3, 51.4, 103.0),
+        (4, 0.0, 1.0),
+    ):
+        found = decode(encoder.encode(Window(float(ts), [gpu(active, observed)])))
+        seen.append([round(v[0], 9) for (name, _), v in found.items() if name == "hw.gpu.utilization"])
+    assert seen == [[], [0.4], [0.4], [0.5], []]
+
+
 def test_texts_travel_with_the_row() -> None:
     row = Row(
         "gpu",

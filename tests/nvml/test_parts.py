@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.nvml.conftest import ROOT
-from wellfed.collectors import gpm, nvml_fields, nvml_page, nvml_samples, nvml_session
+from wellfed.collectors import gpm, nvml_fields, nvml_page, nvml_samples, nvml_session, nvml_worker
 from wellfed.collectors.nvml import Monotone
 from wellfed.collectors.nvml_calls import Problems
 
@@ -184,3 +184,18 @@ def test_rows_half_written_or_of_another_text_are_not_shown() -> None:
     assert after is not None
     assert after.text == text("GPU-1")
     os.close(descriptor)
+
+
+@given(st.floats(0.0, 1.8e9), st.lists(st.floats(0.0, 0.28), min_size=3, max_size=20))
+def test_each_second_of_the_agent_has_one_tick_of_the_worker(start: float, lates: list[float]) -> None:
+    wall, seen = start, []
+    for late in lates:
+        wall += nvml_worker.until_tick(wall, 1.0) + late
+        seen.append(int(wall))
+    # The agent reads at whole seconds; where the worker starts within one does not matter.
+    assert seen == list(range(seen[0], seen[0] + len(lates)))
+
+
+@given(st.floats(0.0, 1.8e9), st.sampled_from([0.1, 1.0]))
+def test_ticks_of_the_worker_are_half_a_tick_apart_at_least(wall: float, tick: float) -> None:
+    assert tick * 0.49 <= nvml_worker.until_tick(wall, tick) <= tick * 1.51

@@ -147,6 +147,20 @@ def test_a_device_that_goes_is_gone_and_a_broken_file_takes_only_its_own_names(t
     assert {name for name, _ in parsed(page(names, roots))} == {"node_vmstat_pgfault"}
 
 
+def test_dcgm_gauges_stand_while_nothing_was_measured_and_are_means_of_what_was() -> None:
+    names, seen = DcgmNames("n1"), []
+    for now, active, observed in (
+        (50.0, 10.0, 20.0),
+        (51.0, 10.5, 21.0),
+        (52.0, 10.5, 21.0),
+        (53.0, 11.5, 23.0),
+    ):
+        values: dict[str, float | None] = {"active_seconds": active, "observed_seconds": observed}
+        rows = [Row("gpu", ("GPU-a",), values, {"vendor": "nvidia"})]
+        seen.append({one.name: value for one, value in zip(*names.points(rows, now), strict=True)})
+    assert [one.get("DCGM_FI_PROF_GR_ENGINE_ACTIVE") for one in seen] == [None, 0.5, 0.5, 0.5]
+
+
 def test_dcgm_gauges_are_means_of_the_last_second_in_dcgms_units() -> None:
     names = DcgmNames("n1")
     info = {"vendor": "nvidia", "index": "3", "model": "H100", "pci_address": "0000:1b:00.0", "job": "j"}
