@@ -330,8 +330,7 @@ def read_config(path: str) -> dict[str, object]:
     """Keys and values of a TOML file, values as text, tables as they are. Raises UserError for what is not an
     option.
     """
-    # With it comes 1 MiB that an agent without a file goes without.
-    import tomllib
+    import tomllib  # 1 MiB that an agent without a file does without
 
     try:
         with open(path, "rb") as file:
