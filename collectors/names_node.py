@@ -2,7 +2,8 @@
 
 What: cpu, diskstats, netdev, pressure, infiniband, mountstats (NFS), meminfo and vmstat as node_exporter 1.5
 publishes them, value for value. Source: the same files of /proc and /sys: what a collector read less than a
-second and a half ago, else read now. Cost: 0.5 ms for 2,700 series. Privilege: none.
+second and a half ago, else read now; error counters and rates of InfiniBand may be 5 s old. Cost: 0.5 ms for
+2,700 series. Privilege: none.
 """
 
 from __future__ import annotations

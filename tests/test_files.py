@@ -81,3 +81,20 @@ def test_who_asks_for_what_was_just_read_gets_that_and_the_rest_from_the_disk(tm
     # As many as before, and others.
     tell(folder, paths[1:], [b"told", OSError(5, "Input/output error")])
     assert recent.together(folder, paths, b"?") == [b"old", b"told", b"?"]
+
+
+def test_what_hardly_ever_moves_is_read_anew_after_five_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("wellfed.collectors.files.time.monotonic", lambda: clock[0])
+    recent, folder = Recent(), str(tmp_path)
+    paths = [f"{folder}/{name}" for name in ("bytes", "errors")]
+    seen = []
+    for second in range(7):
+        clock[0] = 100.0 + second
+        for path in paths:
+            Path(path).write_text(str(second))
+        seen.append(recent.together(folder, paths, b"?", frozenset(paths[1:])))
+    assert [int(moved) for moved, _ in seen] == list(range(7))
+    assert [int(errors) for _, errors in seen] == [0, 0, 0, 0, 0, 5, 5]
