@@ -86,10 +86,13 @@ class Worker:
         next_tick = next_sample = 0.0
         while True:
             now = time.monotonic()
+            early = 0.0
             if now >= next_sample:
                 self._sample()
                 next_sample = now + (self._pace if self._gpms else self._tick)
-            if now >= next_tick:
+                # A tick comes with the sample nearest to it: waking up costs more than most of what it does.
+                early = min(self._pace, self._tick / 4) / 2
+            if now >= next_tick - early:
                 next_tick = now + until_tick(time.time(), self._tick)
                 self._settle()
                 if not self._read(now):
