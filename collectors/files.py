@@ -6,6 +6,7 @@ same with a look at each path and page 1.7 us, which is why many are read togeth
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -109,12 +110,21 @@ def _held(descriptor: int) -> bytes:
     return _whole(descriptor) if data.count(b"\n") > 1 or len(data) == _PAGE else data
 
 
+class _Group:
+    """Files that are read together: the descriptors of those that answer, the places of the others, which are
+    tried one by one.
+    """
+
+    def __init__(self, paths: Sequence[str], descriptors: list[int], refusing: list[int]) -> None:
+        self.paths, self.descriptors, self.refusing = paths, descriptors, refusing
+
+
 class Held:
     """Files that stay open between reads, reopened when the device behind them changed."""
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
-        self._groups: dict[str, tuple[Sequence[str], list[int]]] = {}
+        self._groups: dict[str, _Group] = {}
 
     def read(self, path: str) -> bytes:
         """The file's content, whole. Raises OSError."""
@@ -140,17 +150,20 @@ class Held:
         if not paths:
             return []
         known = self._groups.get(paths[0])
-        found: list[bytes | OSError] = []
-        if known is not None and known[0] is paths:
-            try:
-                found += [os.pread(descriptor, _SHORT, 0) for descriptor in known[1]]
-            except OSError:
-                found.clear()
-        if not found or max(map(len, found)) == _SHORT:  # type: ignore[arg-type]
-            found = [self._attempt(path) for path in paths]
-            descriptors = [self._open[path] for path in paths if path in self._open]
-            if len(descriptors) == len(paths):
-                self._groups[paths[0]] = (paths, descriptors)
+        if known is not None and known.paths is paths:
+            with contextlib.suppress(OSError):
+                read = [os.pread(descriptor, _SHORT, 0) for descriptor in known.descriptors]
+                if not read or max(map(len, read)) < _SHORT:
+                    found: list[bytes | OSError] = [*read]
+                    for place in known.refusing:
+                        found.insert(place, self._attempt(paths[place]))
+                    return found
+        found = [self._attempt(path) for path in paths]
+        self._groups[paths[0]] = _Group(
+            paths,
+            [self._open[path] for path in paths if path in self._open],
+            [place for place, path in enumerate(paths) if path not in self._open],
+        )
         return found
 
     def _attempt(self, path: str) -> bytes | OSError:
@@ -161,9 +174,11 @@ class Held:
 
     def forget(self, path: str) -> None:
         """Closes one file."""
-        self._groups.clear()
         descriptor = self._open.pop(path, None)
         if descriptor is not None:
+            self._groups = {
+                first: group for first, group in self._groups.items() if descriptor not in group.descriptors
+            }
             os.close(descriptor)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,26 @@ def test_files_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:
     for number in (5, 6):
         (tmp_path / "a").write_text(f"{number}\n")
         assert held.together(short) == [b"%d\n" % number, b"4: ACTIVE\n"]
+    held.close()
+
+
+def test_a_file_that_refuses_does_not_keep_the_others_from_staying_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, paths = Held(), [str(tmp_path / name) for name in "abc"]
+    for path in (paths[0], paths[2]):
+        Path(path).write_text("1")
+    (tmp_path / "b").mkdir()  # opens, and cannot be read
+    opened: list[str] = []
+    really = os.open
+    monkeypatch.setattr(
+        "wellfed.collectors.files.os.open", lambda path, *more: opened.append(path) or really(path, *more)
+    )
+    for _ in range(3):
+        first, refused, last = held.together(paths)
+        assert (first, last) == (b"1", b"1")
+        assert isinstance(refused, IsADirectoryError)
+    assert opened.count(paths[0]) == opened.count(paths[2]) == 1
     held.close()
 
 
