@@ -24,7 +24,6 @@ from wellfed.collectors.registry import Collector
 from wellfed.collectors.sampler import Sampler, Window
 from wellfed.collectors.selfcost import Marker, families, profile
 from wellfed.collectors.spool import Spool
-from wellfed.collectors.web import Web
 from wellfed.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,7 +118,11 @@ def metrics(
         done = all(slot.read_at for slot in sampler.slots)
         return Response(b"ready\n") if done else Response(b"first reads under way\n", status=503)
 
-    web = options.get("web_config")
+    web = None
+    if options.get("web_config"):
+        from wellfed.collectors.web import Web
+
+        web = Web(str(options["web_config"]))
     # An agent that pushes may never be scraped, and pages take memory.
     formats_asked = () if publisher else (OPENMETRICS, TEXT)
     return Endpoint(
@@ -130,7 +133,7 @@ def metrics(
             "/-/healthy": lambda _: Response(b"healthy\n"),
             "/-/ready": ready,
         },
-        Web(str(web)) if web else None,
+        web,
         [Request("/metrics", {"accept": kind, "accept-encoding": "gzip"}) for kind in formats_asked],
     )
 

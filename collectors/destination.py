@@ -115,27 +115,35 @@ def interval(environ: Mapping[str, str]) -> float:
 
 def resource(host: str, version: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Attributes of this agent by the SDK's own rules: ours, then what OTEL_RESOURCE_ATTRIBUTES says."""
-    from opentelemetry.sdk.resources import Resource
-
     ours = {
         "service.name": "wellfed-agent",
         "service.version": version,
         "host.name": host,
         "host.id": _host_id(),
+        # The SDK's is random: each restart would begin every series anew.
+        "service.instance.id": host,
     }
-    for name in ("K8S_NODE_NAME", "NODE_NAME"):
-        if environ.get(name):
-            ours["k8s.node.name"] = environ[name]
+    for node in ("K8S_NODE_NAME", "NODE_NAME"):
+        if environ.get(node):
+            ours["k8s.node.name"] = environ[node]
             break
-    merged = Resource({k: v for k, v in ours.items() if v}).merge(Resource.create())
-    # No SDK makes our messages.
-    given = {k: str(v) for k, v in merged.attributes.items() if not k.startswith("telemetry.sdk.")}
+    ours = {key: text for key, text in ours.items() if text}
+    name = environ.get("OTEL_SERVICE_NAME")
+    named = {"service.name": name} if name else {}
     said = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""), "OTEL_RESOURCE_ATTRIBUTES")
-    if not environ.get("OTEL_SERVICE_NAME") and "service.name" not in said:
-        given["service.name"] = ours["service.name"]
-    # The SDK's is random: each restart would begin every series anew.
-    given["service.instance.id"] = said.get("service.instance.id", host)
-    return given
+    return ours | _detected(environ) | said | named
+
+
+def _detected(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the SDK's detectors find, where the user names any: elsewhere nobody pays the SDK's 1 MiB."""
+    if not environ.get("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"):
+        return {}
+    from opentelemetry.sdk.resources import Resource
+
+    found = Resource.create().attributes
+    # No SDK makes our messages, nor does it know our name.
+    ours = ("telemetry.sdk.", "service.")
+    return {key: str(text) for key, text in found.items() if not key.startswith(ours)}
 
 
 def _host_id() -> str:

@@ -26,13 +26,13 @@ _PARTITION = re.compile(r".*\dp\d+|(.*\D)\d+")
 
 
 def parse(text: bytes) -> dict[str, list[int]]:
-    """Device -> its numbers, in the order of iostats.rst (11 or more). Raises ValueError."""
+    """Device -> its numbers, the first 11 of iostats.rst. Raises ValueError."""
     out = {}
     for line in text.splitlines():
         fields = line.split()
         if len(fields) < 14:
             raise ValueError(f"{len(fields)} fields, expected 14 or more: {line[:60]!r}")
-        out[fields[2].decode("utf-8", "replace")] = counts(fields[3:])
+        out[fields[2].decode("utf-8", "replace")] = counts(fields[3:14])
     return out
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import compress, count, repeat
 from operator import is_, itemgetter, ne
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ __all__ = [
     "Exposition",
     "Family",
     "Foreign",
+    "Numbers",
     "absent",
     "getter",
     "labelled",
@@ -39,19 +40,33 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
+class Numbers:
+    """The texts of a page's values: what did not change since the last page is not written anew."""
+
+    def __init__(self, count: int) -> None:
+        self._values: Sequence[float | None] = [None] * count
+        self._texts = [""] * count
+
+    def texts(self, values: Sequence[float | None]) -> tuple[str, ...]:
+        """As `number` writes each."""
+        texts = self._texts
+        for place in compress(count(), map(ne, values, self._values)):
+            texts[place] = number(values[place])  # type: ignore[arg-type]
+        self._values = values
+        return tuple(texts)
+
+
 @dataclass(slots=True)
 class _Template:
     """Text with a place for each value, where the values are among all rows' values, and what they were.
 
-    absent: which of all values are None. values, texts: of the last page; what did not change since is
-    not written anew.
+    absent: which of all values are None.
     """
 
     text: str
     pick: Callable[[Sequence[float | None]], Sequence[float | None]]
     absent: bytes
-    values: Sequence[float | None]
-    texts: list[str]
+    numbers: Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +99,12 @@ class Exposition:
         self.openmetrics = openmetrics
         self._labels = tuple(labels)
         self._shape: tuple[object, ...] = ()
-        self._template = _Template("", tuple, b"", (), [])
+        self._template = _Template("", tuple, b"", Numbers(0))
 
-    def render(self, rows: Sequence[Row], families: Iterable[Family] = (), text: str = "") -> bytes:
-        """The exposition of rows, then of other families, then text: complete lines made elsewhere."""
+    def render(
+        self, rows: Sequence[Row], families: Iterable[Family] = (), more: Iterable[bytes] = ()
+    ) -> bytes:
+        """The exposition of rows, then of other families, then complete lines made elsewhere."""
         shape = [(row.table, row.key, *row.values) for row in rows]
         infos = [row.info for row in rows]
         every: list[float | None] = []
@@ -97,17 +114,12 @@ class Exposition:
         if (shape, infos) != self._shape or absent(every) != template.absent:
             template = self._template = self._build(rows, absent(every))
             self._shape = (shape, [dict(info) for info in infos])
-        values, texts = template.pick(every), template.texts
-        for place, changed in enumerate(map(ne, values, template.values)):
-            if changed:
-                texts[place] = number(values[place])  # type: ignore[arg-type]
-        template.values = values
-        body = template.text % tuple(texts)
+        body = template.text % template.numbers.texts(template.pick(every))
         lines = [body] if body else []
         for family in families:
             lines += self._lines(family)
-        lines += [text] if text else []
-        return "\n".join([*lines, *(["# EOF"] if self.openmetrics else []), ""]).encode()
+        end = b"# EOF\n" if self.openmetrics else b""
+        return b"\n".join([*(["\n".join(lines).encode()] if lines else []), *more, end])
 
     def _lines(self, family: Family) -> list[str]:
         if not family.samples:
@@ -145,7 +157,7 @@ class Exposition:
                     places += [place for place, _ in there]
             if table.infos:
                 lines += self._info_family(table, [row for row, _ in tables.get(name, [])])
-        return _Template("\n".join(lines), getter(places), missing, [None] * len(places), [""] * len(places))
+        return _Template("\n".join(lines), getter(places), missing, Numbers(len(places)))
 
     def _labels_of(self, table: Table, row: Row) -> str:
         """`{gpu="GPU-1",index="0"}`, or "" for a table without labels. Absent text is left out."""

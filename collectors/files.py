@@ -6,13 +6,17 @@ same with a look at each path and page 1.7 us, which is why many are read togeth
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 
-__all__ = ["RECHECK", "STALE", "Held", "Recent", "count", "counts", "host_view", "read", "tell"]
+__all__ = ["RECHECK", "SELDOM", "STALE", "Held", "Recent", "count", "counts", "host_view", "read", "tell"]
 
+#: Seconds that a number which hardly ever moves may be old: an error counter, a rate. Where it is read at the
+#: multiples of this, windows of such a length end on a fresh one.
+SELDOM = 5.0
 #: Reads after which a collector looks again for devices it holds files of, though nothing told it to.
 RECHECK = 60
 
@@ -64,8 +68,8 @@ def host_view(proc: str, name: str) -> tuple[str, bytes | None, bool]:
 
 #: Files that `Recent` was asked for: when they were read last, and what they held.
 _wanted: dict[str, tuple[float, bytes]] = {}
-#: The same of groups of small files, by their common folder.
-_groups: dict[str, tuple[float, dict[str, bytes]]] = {}
+#: The same of groups of small files, by their common folder: when, which, what.
+_groups: dict[str, tuple[float, Sequence[str], Sequence[bytes | OSError]]] = {}
 _FRESH_SECONDS = 1.5
 
 
@@ -106,12 +110,21 @@ def _held(descriptor: int) -> bytes:
     return _whole(descriptor) if data.count(b"\n") > 1 or len(data) == _PAGE else data
 
 
+class _Group:
+    """Files that are read together: the descriptors of those that answer, the places of the others, which are
+    tried one by one.
+    """
+
+    def __init__(self, paths: Sequence[str], descriptors: list[int], refusing: list[int]) -> None:
+        self.paths, self.descriptors, self.refusing = paths, descriptors, refusing
+
+
 class Held:
     """Files that stay open between reads, reopened when the device behind them changed."""
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
-        self._groups: dict[str, tuple[Sequence[str], list[int]]] = {}
+        self._groups: dict[str, _Group] = {}
 
     def read(self, path: str) -> bytes:
         """The file's content, whole. Raises OSError."""
@@ -130,22 +143,27 @@ class Held:
             self.forget(path)
             raise OSError(error.errno, error.strerror, path) from error
 
-    def together(self, folder: str, paths: Sequence[str]) -> list[bytes | OSError]:
-        """Many small files below a folder at once: the content of each, or why there is none. paths: the same
-        object as long as they are the same files.
+    def together(self, paths: Sequence[str]) -> list[bytes | OSError]:
+        """Many small files at once: the content of each, or why there is none. paths: the same object as long
+        as they are the same files.
         """
-        known = self._groups.get(folder)
-        found: list[bytes | OSError] = []
-        if known is not None and known[0] is paths:
-            try:
-                found += [os.pread(descriptor, _SHORT, 0) for descriptor in known[1]]
-            except OSError:
-                found.clear()
-        if not found or max(map(len, found)) == _SHORT:  # type: ignore[arg-type]
-            found = [self._attempt(path) for path in paths]
-            descriptors = [self._open[path] for path in paths if path in self._open]
-            if len(descriptors) == len(paths):
-                self._groups[folder] = (paths, descriptors)
+        if not paths:
+            return []
+        known = self._groups.get(paths[0])
+        if known is not None and known.paths is paths:
+            with contextlib.suppress(OSError):
+                read = [os.pread(descriptor, _SHORT, 0) for descriptor in known.descriptors]
+                if not read or max(map(len, read)) < _SHORT:
+                    found: list[bytes | OSError] = [*read]
+                    for place in known.refusing:
+                        found.insert(place, self._attempt(paths[place]))
+                    return found
+        found = [self._attempt(path) for path in paths]
+        self._groups[paths[0]] = _Group(
+            paths,
+            [self._open[path] for path in paths if path in self._open],
+            [place for place, path in enumerate(paths) if path not in self._open],
+        )
         return found
 
     def _attempt(self, path: str) -> bytes | OSError:
@@ -156,9 +174,11 @@ class Held:
 
     def forget(self, path: str) -> None:
         """Closes one file."""
-        self._groups.clear()
         descriptor = self._open.pop(path, None)
         if descriptor is not None:
+            self._groups = {
+                first: group for first, group in self._groups.items() if descriptor not in group.descriptors
+            }
             os.close(descriptor)
 
     def close(self) -> None:
@@ -167,11 +187,28 @@ class Held:
             self.forget(path)
 
 
-def tell(folder: str, paths: Iterable[str], texts: Iterable[bytes | OSError]) -> None:
-    """Keeps what was read below a folder, if somebody asks `Recent` for it."""
+def tell(folder: str, paths: Sequence[str], texts: Sequence[bytes | OSError]) -> None:
+    """Keeps what was read below a folder, if somebody asks `Recent` for it. paths: the same object as long as
+    they are the same files.
+    """
     if folder in _groups:
-        pairs = zip(paths, texts, strict=True)
-        _groups[folder] = (time.monotonic(), {p: text for p, text in pairs if isinstance(text, bytes)})
+        _groups[folder] = (time.monotonic(), paths, texts)
+
+
+class _Rest:
+    """Files that somebody wants beyond those that he is told: which he reads each time and which seldom, and
+    where each of all is among those told, then those.
+    """
+
+    def __init__(self, paths: Sequence[str], told: Sequence[str], seldom: Container[str]) -> None:
+        self.paths, self.told = paths, told
+        rest = [path for path in paths if path not in told]
+        self.often = [path for path in rest if path not in seldom]
+        self.seldom = [path for path in rest if path in seldom]
+        every = {path: place for place, path in enumerate([*told, *self.often, *self.seldom])}
+        self.places = [every[path] for path in paths]
+        self.read_at = -SELDOM
+        self.texts: list[bytes | OSError] = []
 
 
 class Recent:
@@ -181,7 +218,7 @@ class Recent:
 
     def __init__(self) -> None:
         self._held = Held()
-        self._rest: dict[str, tuple[Sequence[str], frozenset[str], Sequence[str]]] = {}
+        self._rest: dict[str, _Rest] = {}
 
     def known(self, path: str) -> bytes | None:
         """The content, if somebody read it in the last 1.5 s."""
@@ -193,21 +230,22 @@ class Recent:
         known = self.known(path)
         return _read(path) if known is None else known
 
-    def together(self, folder: str, paths: Sequence[str], missing: bytes) -> list[bytes]:
+    def together(
+        self, folder: str, paths: Sequence[str], missing: bytes, seldom: Container[str] = ()
+    ) -> list[bytes]:
         """That of many small files below a folder, else the files, which stay open; `missing` for one without
-        an answer. paths: the same object as long as they are the same files.
+        an answer. paths: the same object as long as they are the same files. seldom: those of them that may
+        be SELDOM seconds old.
         """
-        at, told = _groups.setdefault(folder, (-_FRESH_SECONDS, {}))
-        if time.monotonic() - at >= _FRESH_SECONDS:
-            told = {}
+        now = time.monotonic()
+        at, told, texts = _groups.setdefault(folder, (-_FRESH_SECONDS, (), ()))
+        if now - at >= _FRESH_SECONDS:
+            told, texts = (), ()
         known = self._rest.get(folder)
-        if known is None or known[0] is not paths or known[1] != told.keys():
-            known = self._rest[folder] = (
-                paths,
-                frozenset(told),
-                [path for path in paths if path not in told],
-            )
-        read = self._held.together(folder, known[2]) if known[2] else []
-        rest = [text if isinstance(text, bytes) else missing for text in read]
-        found = told | dict(zip(known[2], rest, strict=True))
-        return [found[path] for path in paths]
+        if known is None or known.paths is not paths or known.told is not told:
+            known = self._rest[folder] = _Rest(paths, told, seldom)
+        if now - known.read_at >= SELDOM:
+            known.texts, known.read_at = self._held.together(known.seldom), now
+        every = [*texts, *self._held.together(known.often), *known.texts]
+        found = [every[place] for place in known.places]
+        return [text if isinstance(text, bytes) else missing for text in found]

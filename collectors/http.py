@@ -18,12 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice, takewhile
+from typing import TYPE_CHECKING
 
 import h11
 
 from wellfed.collectors.compress import gzip
-from wellfed.collectors.web import Web
 from wellfed.errors import UserError
+
+if TYPE_CHECKING:
+    # Hashes, YAML and bcrypt: 1.3 MiB that an agent without a web.yml goes without.
+    from wellfed.collectors.web import Web
 
 __all__ = ["Endpoint", "Request", "Response", "listen", "parse_address"]
 

@@ -4,8 +4,10 @@ Source: /sys/class/infiniband/<device>/ports/<port>/{counters,counters_ext,hw_co
 link_layer (Documentation/ABI/stable/sysfs-class-infiniband; RoCE counters: drivers/infiniband/hw/mlx5,
 bnxt_re, irdma and efa). Error counters of the InfiniBand port management stay at their maximum (15, 255 or
 65535) until somebody clears them: the number is published as it stands, and grows no more. Cost: one pread a
-file, held open; rate, which asks the card's firmware, is read once a minute and when the state changes.
-Privilege: none.
+file, held open. Each second: bytes, waits, congestion, state. Error counters, which hardly ever move: at each
+fifth second of the wall clock, where windows end, and as soon as the state changes, so what a scrape in
+between says of them is up to 5 s old. Rate, which asks the card's firmware: once a minute and when the state
+changes. Privilege: none.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from itertools import count as natural
+from operator import ne
 
-from wellfed.collectors.files import RECHECK, STALE, Held, count, tell
+from wellfed.collectors.files import RECHECK, SELDOM, STALE, Held, count, tell
 from wellfed.collectors.registry import Roots, Row, register
 from wellfed.collectors.unwrap import Unwrap
 
@@ -53,6 +58,8 @@ FILES = {
     ),
     "rnr_nak_retries": ("hw_counters/rnr_nak_retry_err",),
 }
+#: Columns that are read each time; the others count errors.
+_OFTEN = frozenset({"rx_bytes", "tx_bytes", "xmit_wait_ticks", "cnp_sent", "cnp_handled", "ecn_marked"})
 #: Bytes are counted in words here; adapters that have only hw_counters (efa, bnxt_re) count bytes.
 _WORDS = re.compile(r"counters(_ext)?/port_(rcv|xmit)_data(_64)?")
 #: mlx5 keeps these in 32-bit registers of its queue counters.
@@ -75,26 +82,24 @@ def parse_rate(text: bytes) -> float:
 
 
 @dataclass(slots=True)
-class _Counter:
-    """A file, what its number stands for, and both as they were read last."""
+class _Port:
+    """A port and what it said last."""
 
+    name: str
+    path: str
+    info: dict[str, str]
+    values: dict[str, float | None]
+
+
+@dataclass(slots=True)
+class _Counter:
+    """A file of a port and what its number stands for."""
+
+    port: _Port
     column: str
     path: str
     words: bool
     unwrap: Unwrap | None
-    text: bytes | OSError | None = None
-    value: float | None = None
-
-
-@dataclass(slots=True)
-class _Port:
-    name: str
-    path: str
-    counters: tuple[_Counter, ...]
-    paths: tuple[str, ...]
-    info: dict[str, str] = field(default_factory=dict)
-    state: bytes | None = None
-    rate: float | None = None
 
 
 @register
@@ -114,6 +119,17 @@ class Infiniband:
         self._ports: tuple[_Port, ...] = ()
         self._unwraps: dict[str, Unwrap] = {}
         self._reads = 0
+        self._fifth = -1.0
+        #: Counters read each time, then those of errors, and what each said last.
+        self._counters: tuple[_Counter, ...] = ()
+        self._texts: Sequence[bytes | OSError | None] = ()
+        #: Files of states and of the former, and of the latter; all of them.
+        self._often: tuple[str, ...] = ()
+        self._seldom: tuple[str, ...] = ()
+        self._paths: tuple[str, ...] = ()
+        self._states: list[bytes | None] = []
+        self._known: list[bytes | OSError] = []
+        self._errors: list[bytes | OSError] = []
 
     def read(self, roots: Roots, now: float) -> Iterable[Row]:
         """One row a port."""
@@ -127,14 +143,18 @@ class Infiniband:
         self._reads += 1
         if devices != self._seen or self._reads % RECHECK == 0:
             self._find(root, devices)
+        fifth = now // SELDOM
+        due, self._fifth = fifth != self._fifth, fifth
         try:
-            return [self._row(port) for port in self._ports]
+            self._look(due=due)
         except OSError as error:
             if error.errno not in STALE:
                 raise
             # The driver was reloaded between two reads: same names, other counters.
             self._find(root, devices)
-            return [self._row(port) for port in self._ports]
+            self._look(due=True)
+        tell(root, self._paths, [*self._known, *self._errors])
+        return [Row("port", (port.name,), dict(port.values), dict(port.info)) for port in self._ports]
 
     def close(self) -> None:
         """Closes the files held open."""
@@ -143,50 +163,72 @@ class Infiniband:
 
     def _find(self, root: str, devices: tuple[str, ...]) -> None:
         self._held.close()
-        self._ports = tuple(
-            self._port(f"{device}/{number}", f"{root}/{device}/ports/{number}")
+        places = [
+            (f"{device}/{number}", f"{root}/{device}/ports/{number}")
             for device in devices
             for number in sorted(_listing(f"{root}/{device}/ports"))
-        )
+        ]
+        self._ports = tuple(self._port(name, path) for name, path in places)
+        found = [counter for port in self._ports for counter in self._of(port)]
+        found.sort(key=lambda counter: counter.column not in _OFTEN)
+        often = [counter.path for counter in found if counter.column in _OFTEN]
+        self._counters = tuple(found)
+        self._texts = [None] * len(found)
+        self._often = (*(f"{port.path}/state" for port in self._ports), *often)
+        self._seldom = tuple(counter.path for counter in found[len(often) :])
+        self._paths = self._often + self._seldom
+        self._states = []
         self._seen = devices
 
     def _port(self, name: str, path: str) -> _Port:
+        link = _LINKS.get((self._text(f"{path}/link_layer") or b"").strip())
+        return _Port(name, path, {"link": link} if link else {}, {"up": None, "rate_bps": None})
+
+    def _of(self, port: _Port) -> list[_Counter]:
+        """The counters of a port."""
         there = {
             f"{folder}/{file}"
             for folder in ("counters", "counters_ext", "hw_counters")
-            for file in _listing(f"{path}/{folder}")
+            for file in _listing(f"{port.path}/{folder}")
         }
         chosen = [(column, next((f for f in files if f in there), "")) for column, files in FILES.items()]
-        counters = tuple(
-            _Counter(column, f"{path}/{file}", bool(_WORDS.fullmatch(file)), self._unwrap(path, file))
+        return [
+            _Counter(
+                port,
+                column,
+                f"{port.path}/{file}",
+                bool(_WORDS.fullmatch(file)),
+                self._unwrap(port.path, file),
+            )
             for column, file in chosen
             if file
-        )
-        link = _LINKS.get((self._text(f"{path}/link_layer") or b"").strip())
-        paths = (*(counter.path for counter in counters), f"{path}/state")
-        return _Port(name, path, counters, paths, {"link": link} if link else {})
+        ]
 
     def _unwrap(self, path: str, file: str) -> Unwrap | None:
         return self._unwraps.setdefault(f"{path}/{file}", Unwrap()) if _SHORT.fullmatch(file) else None
 
-    def _row(self, port: _Port) -> Row:
-        *texts, state = self._held.together(port.path, port.paths)
-        values: dict[str, float | None] = {}
-        for counter, text in zip(port.counters, texts, strict=True):
-            # What has not changed is not parsed again: most of a card's counters are errors.
-            if text != counter.text:
-                counter.value = self._value(counter, text)
-                counter.text = text
-            values[counter.column] = counter.value
-        if isinstance(state, OSError) and not isinstance(state, FileNotFoundError):
-            raise state
-        known = None if isinstance(state, OSError) else state
-        if known != port.state or self._reads % RECHECK == 0:
-            port.state, port.rate = known, self._rate(f"{port.path}/rate")
-        values["up"] = None if known is None else float(known.partition(b":")[0].strip() == b"4")
-        values["rate_bps"] = port.rate
-        tell(port.path, port.paths, [*texts, state])
-        return Row("port", (port.name,), values, dict(port.info))
+    def _look(self, *, due: bool) -> None:
+        """Brings the ports up to date. due: the error counters are to be read too."""
+        known = self._held.together(self._often)
+        count = len(self._ports)
+        states = [self._state(text) for text in known[:count]]
+        if due or states != self._states:
+            self._errors = self._held.together(self._seldom)
+        texts = known[count:] + self._errors
+        # What has not changed is not parsed again.
+        for place in compress(natural(), map(ne, texts, self._texts)):
+            counter = self._counters[place]
+            counter.port.values[counter.column] = self._value(counter, texts[place])
+        if states != self._states or self._reads % RECHECK == 0:
+            for port, state in zip(self._ports, states, strict=True):
+                up = None if state is None else float(state.partition(b":")[0].strip() == b"4")
+                port.values |= {"up": up, "rate_bps": self._rate(f"{port.path}/rate")}
+        self._known, self._texts, self._states = known, texts, states
+
+    def _state(self, text: bytes | OSError) -> bytes | None:
+        if isinstance(text, OSError) and not isinstance(text, FileNotFoundError):
+            raise text
+        return None if isinstance(text, OSError) else text
 
     def _value(self, counter: _Counter, text: bytes | OSError) -> float | None:
         if isinstance(text, OSError):

@@ -15,19 +15,24 @@ from wellfed.collectors.registry import Roots, Row, register
 __all__ = ["Memory", "parse_meminfo", "parse_vmstat"]
 
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_NAMES = (b"MemTotal", b"MemAvailable", b"Buffers", b"Cached", b"Shmem")
 #: Two of some 180 lines.
 _EVENTS = re.compile(rb"^(pswpin|pgmajfault) (\d+)$", re.MULTILINE)
 
 
 def parse_meminfo(text: bytes) -> dict[str, float]:
-    """Name -> bytes (or a plain count for lines without a unit). Raises ValueError."""
+    """Bytes by name, of those that are published. Raises ValueError."""
     out = {}
-    for line in text.splitlines():
-        name, colon, rest = line.partition(b":")
-        fields = rest.split()
-        if not colon or not fields:
+    for name in _NAMES:
+        # Looked for one by one: they are five of some 55 lines.
+        at = text.find(b"\n" + name + b":") + 1
+        if not at and not text.startswith(name + b":"):
+            continue
+        line = text[at : text.find(b"\n", at) + 1 or None]
+        fields = line.partition(b":")[2].split()
+        if not fields or fields[1:] not in ([], [b"kB"]):
             raise ValueError(f"expected `Name: N kB`, found {line[:60]!r}")
-        out[name.decode("ascii", "replace")] = count(fields[0]) * (1024.0 if fields[1:] == [b"kB"] else 1.0)
+        out[name.decode()] = count(fields[0]) * (1024.0 if fields[1:] else 1.0)
     if "MemTotal" not in out:
         raise ValueError("no MemTotal")
     return out

@@ -11,6 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from itertools import count as natural
+from operator import ne
 
 from wellfed.collectors.files import count, counts, host_view
 from wellfed.collectors.registry import Roots, Row, register
@@ -25,6 +28,9 @@ _COLUMNS = {
     "write": ("writes", "rtt", "exec"),
     "metadata": ("metadata_ops", "rtt", "exec"),
 }
+#: Numbers of an operation that are added up: made, transmissions, timeouts, then the times.
+_NUMBERS = (0, 1, 2, 5, 6, 7)
+_TIMES = ("queue", "rtt", "exec")
 #: Position of the backlog in an xprt line, counted from the protocol.
 _BACKLOG = {b"tcp": 10, b"rdma": 10, b"udp": 7, b"local": 9}
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -51,44 +57,50 @@ class NfsMount:
             self.totals[column] = self.totals.get(column, 0.0) + amount
 
 
-#: Lines of operations -> name and numbers.
-Known = dict[bytes, tuple[bytes, list[int]]]
+@dataclass(slots=True)
+class _Operations:
+    """What the operations of a mount said last: their lines and names, a column of each number that is added
+    up, and the places of each kind.
+    """
+
+    lines: list[bytes]
+    names: list[bytes]
+    columns: list[list[int]]
+    kinds: dict[str, list[int]]
+
+
+#: First lines of mounts -> their operations.
+Known = dict[bytes, _Operations]
 
 
 def parse(text: bytes, known: Known | None = None) -> list[NfsMount]:
     """The NFS mounts of a mountstats file. Raises ValueError.
 
-    known: what operations' lines of the last text said, which most of this text's say again; replaced.
+    known: what the operations of the last text said, of which most say it again; brought up to date.
     """
     mounts: list[NfsMount] = []
-    current: NfsMount | None = None
-    lines: Known = {}
-    operations: list[tuple[bytes, list[int]]] | None = None
-    for line in text.splitlines():
-        if line.startswith(b"device "):
-            _close(current, operations)
-            current, operations = _mount(line), None
-            if current is not None:
-                mounts.append(current)
-        elif current is None or not line.strip():
+    seen: Known = {}
+    for part in (b"\n" + text).split(b"\ndevice ")[1:]:
+        first, _, rest = part.partition(b"\n")
+        mount = _mount(first)
+        if mount is None:
             continue
-        elif operations is not None:
-            found = (known or {}).get(line) or _operation(current, line)
-            if found is not None:
-                lines[line] = found
-                operations.append(found)
-        elif line.strip() == b"per-op statistics":
-            operations = []
-        else:
-            name, _, rest = line.strip().partition(b":")
+        mounts.append(mount)
+        head, found, after = rest.partition(b"per-op statistics\n")
+        for line in head.splitlines():
+            name, _, numbers = line.strip().partition(b":")
             if name == b"bytes":
-                _bytes(current, _numbers(rest.split(), line))
+                _bytes(mount, _numbers(numbers.split(), line))
             elif name == b"xprt":
-                _transport(current, rest.split())
-    _close(current, operations)
+                _transport(mount, numbers.split())
+        lines = after.split(b"\n") if found else []
+        operations = _learn(mount, lines, known.pop(first, None) if known else None)
+        _add_up(mount, operations)
+        # Of two mounts alike the later one is kept: either learns the other's lines anew, which is right.
+        seen[first] = operations
     if known is not None:
         known.clear()
-        known.update(lines)
+        known.update(seen)
     for mount in mounts:
         if not {"reads", "writes", "read_bytes"} <= mount.totals.keys():
             raise ValueError(f"{mount.mount}: expected bytes, READ and WRITE; the file ends early")
@@ -96,13 +108,13 @@ def parse(text: bytes, known: Known | None = None) -> list[NfsMount]:
 
 
 def _mount(line: bytes) -> NfsMount | None:
-    head, found, tail = line.removeprefix(b"device ").rpartition(b" with fstype ")
+    head, found, tail = line.rpartition(b" with fstype ")
     device, mounted, mount = head.partition(b" mounted on ")
     fstype = tail.split()[:1]
     if not found or not mounted or not fstype:
-        if b" with fstype " in line or b"no device mounted" in line:
+        if found or b"no device mounted" in line:
             return None
-        raise ValueError(f"expected `device D mounted on M with fstype T`, found {line[:80]!r}")
+        raise ValueError(f"expected `device D mounted on M with fstype T`, found {b'device ' + line[:73]!r}")
     if fstype[0] not in (b"nfs", b"nfs4"):
         return None
     return NfsMount(_text(device), _text(mount), fstype[0].decode())
@@ -134,33 +146,55 @@ def _transport(mount: NfsMount, fields: list[bytes]) -> None:
         mount.add({"backlog": count(fields[at])})
 
 
-def _operation(mount: NfsMount, line: bytes) -> tuple[bytes, list[int]] | None:
+def _learn(mount: NfsMount, lines: list[bytes], known: _Operations | None) -> _Operations:
+    """The operations of these lines; only those are read that have changed."""
+    if known is None or len(known.lines) != len(lines):
+        known = _Operations([b""] * len(lines), [b""] * len(lines), [[0] * len(lines) for _ in _NUMBERS], {})
+    moved = False
+    for place in compress(natural(), map(ne, lines, known.lines)):
+        name, numbers = _operation(mount, lines[place])
+        moved = moved or name != known.names[place]
+        known.names[place] = name
+        for column, at in zip(known.columns, _NUMBERS, strict=True):
+            column[place] = numbers[at]
+    if moved:
+        kinds: dict[str, list[int]] = {kind: [] for kind in _COLUMNS}
+        for place, name in enumerate(known.names):
+            kinds.get(_KINDS.get(name, "metadata") if name else "", []).append(place)
+        known.kinds = {kind: places for kind, places in kinds.items() if places}
+    known.lines = lines
+    return known
+
+
+def _operation(mount: NfsMount, line: bytes) -> tuple[bytes, Sequence[int]]:
+    """Name and numbers; b"" and zeros for a line that is none."""
     # operations, transmissions, major timeouts, bytes sent, bytes received, then milliseconds queued,
     # on the wire and in all; kernels since 5.2 add errors.
     name, colon, rest = line.strip().partition(b":")
     if not colon:
-        return None
+        return b"", [0] * 8
     numbers = _numbers(rest.split(), line)
     if len(numbers) < 8:
         raise ValueError(f"{mount.mount}: {name!r} has {len(numbers)} numbers, expected 8 or more")
     return name, numbers
 
 
-def _close(mount: NfsMount | None, operations: Sequence[tuple[bytes, list[int]]] | None) -> None:
-    """Adds up a mount's operations."""
-    if mount is None or not operations:
+def _add_up(mount: NfsMount, operations: _Operations) -> None:
+    made, sent, late, *times = operations.columns
+    if not operations.kinds and not any(operations.names):
         return
-    mount.operations = sum(numbers[0] for _, numbers in operations)
-    timeouts = sum(numbers[2] for _, numbers in operations)
-    retransmits = sum(n[1] - n[0] for _, n in operations if n[1] > n[0])
-    mount.add({"retransmits": retransmits, "timeouts": timeouts})
-    for kind, (first, *times) in _COLUMNS.items():
-        chosen = [numbers for name, numbers in operations if _KINDS.get(name, "metadata") == kind]
-        if chosen:
-            made, _, _, _, _, queued, trip, whole = [sum(column) for column in zip(*chosen, strict=False)][:8]
-            # Milliseconds are summed as the integers they are.
-            seconds = {"queue": queued / 1000.0, "rtt": trip / 1000.0, "exec": whole / 1000.0}
-            mount.add({first: made, **{f"{kind}_{time}_seconds": seconds[time] for time in times}})
+    mount.operations = sum(made)
+    mount.totals["retransmits"] = sum(
+        more - less for less, more in zip(made, sent, strict=True) if more > less
+    )
+    mount.totals["timeouts"] = sum(late)
+    for kind, places in operations.kinds.items():
+        first, *wanted = _COLUMNS[kind]
+        mount.totals[first] = sum([made[place] for place in places])
+        for time, column in zip(_TIMES, times, strict=True):
+            if time in wanted:
+                # Milliseconds are summed as the integers they are.
+                mount.totals[f"{kind}_{time}_seconds"] = sum([column[place] for place in places]) / 1000.0
 
 
 @register

@@ -7,10 +7,9 @@ to left. Cost: 10 us a GPU. Privilege: none. MEM_CLOCK and MEM_COPY_UTIL are not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
-from wellfed.collectors.exposition import Foreign, labelled, number
+from wellfed.collectors.exposition import Foreign, absent, labelled
 from wellfed.collectors.names import GROUPS, MIB, Name
 from wellfed.collectors.registry import Row
 
@@ -33,21 +32,13 @@ for _group in GROUPS:
     for _name in _group.names:
         if _group.family == "dcgm" and _name.metric in _METRICS and _name.use in ("value", "level"):
             _FIELDS.setdefault(_name.metric, _name)
+_OBSERVED = "observed_seconds"
+_MEANS = {_OBSERVED, *(name.column for name in _FIELDS.values() if name.use == "level")}
 
 
-@dataclass(slots=True)
-class _Named:
-    """A GPU and its series, as long as what they are called by stays the same."""
-
-    info: dict[str, str]
-    job: dict[str, str]
-    labels: tuple[tuple[str, str], ...]
-    known: dict[str, Foreign]
-
-    def series(self, metric: str, kind: str, text: str) -> Foreign:
-        """The one of that metric."""
-        found = self.known.get(metric)
-        return found or self.known.setdefault(metric, Foreign(metric, kind, text, self.labels))
+def _free(values: Mapping[str, float | None]) -> float | None:
+    total, used = values.get("memory_total_bytes"), values.get("memory_used_bytes")
+    return None if total is None or used is None else (total - used) / MIB
 
 
 class DcgmNames:
@@ -57,19 +48,20 @@ class DcgmNames:
         self._host = host
         self._openmetrics = openmetrics
         self._more = labels
-        self._told: Sequence[Foreign] = ()
-        self._text = ""
         self._at = 0.0
         self._values: dict[str, dict[str, float]] = {}
         self._levels: dict[str, dict[str, float]] = {}
-        self._named: dict[str, _Named] = {}
+        self._shape: object = None
+        self._series: list[Foreign] = []
+        self._told: Sequence[Foreign] = ()
+        self._text = ""
 
     def text(self, rows: Sequence[Row], now: float) -> str:
         """Lines of the NVIDIA GPUs among rows. now: seconds of a clock that only grows."""
         series, values = self.points(rows, now)
-        if series != self._told:
+        if series is not self._told:
             self._told, self._text = series, "\n".join(self._lines(series))
-        return self._text % tuple(map(number, values))
+        return self._text % tuple(values)
 
     def _lines(self, series: Sequence[Foreign]) -> Iterator[str]:
         more = labelled(self._more)
@@ -82,55 +74,60 @@ class DcgmNames:
                 yield f"# TYPE {one.name} {kind}"
             before = one.name
             inner = ",".join(filter(None, (labelled(one.labels), more))).replace("%", "%%")
-            yield f"{one.name}{{{inner}}} %s"
+            # Means are shares and rates: the shortest text that is exact takes twice as long to find.
+            digits = 15 if one.kind == "counter" else 12
+            yield f"{one.name}{{{inner}}} %.{digits}g"
 
     def points(self, rows: Sequence[Row], now: float) -> tuple[list[Foreign], list[float]]:
-        """Series and values, those of one metric together."""
+        """Series, which are the same object while the same things are there, and values, those of one metric
+        together.
+        """
         gpus = [row for row in rows if row.table == "gpu" and row.info.get("vendor") == "nvidia"]
-        pods = {row.key[0]: row.info for row in rows if row.table == "job"}
+        jobs = {row.key[0]: row.info for row in rows if row.table == "job"}
         if now - self._at >= SHORTEST:
             self._advance(gpus, now)
-        self._named = {row.key[0]: self._name(row, pods.get(row.info.get("job", ""), {})) for row in gpus}
-        named = list(zip(gpus, self._named.values(), strict=True))
-        found = [
-            (one.series(metric, name.kind, f"Our {name.column}, in DCGM's unit"), value)
-            for metric, name in _FIELDS.items()
-            for row, one in named
-            if (value := self._value(row, name)) is not None
+        values = [row.values for row in gpus]
+        levels = [self._levels.get(row.key[0], {}) for row in gpus]
+        every = [
+            None if (value := one.get(name.column)) is None else value / name.factor
+            for name in _FIELDS.values()
+            for one in (levels if name.use == "level" else values)
         ]
-        text = "Our memory_total_bytes less memory_used_bytes, in MiB"
-        found += [
-            (one.series(_FREE, "gauge", text), (total - used) / MIB)
-            for row, one in named
-            if (total := row.values.get("memory_total_bytes")) is not None
-            and (used := row.values.get("memory_used_bytes")) is not None
-        ]
-        return [one for one, _ in found], [value for _, value in found]
+        every += map(_free, values)
+        called = [(row.key[0], row.info, jobs.get(row.info.get("job", ""), {})) for row in gpus]
+        shape = (called, absent(every))
+        if shape != self._shape:
+            self._series = self._name(gpus, [job for *_, job in called], every)
+            self._shape = ([(gpu, dict(info), dict(job)) for gpu, info, job in called], shape[1])
+        return self._series, [value for value in every if value is not None]
 
-    def _name(self, row: Row, job: dict[str, str]) -> _Named:
-        known = self._named.get(row.key[0])
-        if known is not None and (known.info, known.job) == (row.info, job):
-            return known
-        return _Named(dict(row.info), dict(job), self._labels(row, job), {})
-
-    def _value(self, row: Row, name: Name) -> float | None:
-        if name.use == "level":
-            level = self._levels.get(row.key[0], {}).get(name.column)
-            return None if level is None else level / name.factor
-        value = row.values.get(name.column)
-        return None if value is None else value / name.factor
+    def _name(
+        self, gpus: Sequence[Row], jobs: Sequence[dict[str, str]], every: Sequence[float | None]
+    ) -> list[Foreign]:
+        labels = [self._labels(row, job) for row, job in zip(gpus, jobs, strict=True)]
+        told = [(metric, name.kind, f"Our {name.column}, in DCGM's unit") for metric, name in _FIELDS.items()]
+        told.append((_FREE, "gauge", "Our memory_total_bytes less memory_used_bytes, in MiB"))
+        found = [Foreign(*one, label) for one in told for label in labels]
+        return [one for one, value in zip(found, every, strict=True) if value is not None]
 
     def _advance(self, gpus: Sequence[Row], now: float) -> None:
-        seconds = now - self._at
-        columns = {name.column for name in _FIELDS.values() if name.use == "level"}
+        """Means since the last time; of activity over the time that was observed, where the GPU tells it."""
+        passed = now - self._at
         values, levels = {}, {}
         for row in gpus:
-            values[row.key[0]] = {c: v for c in columns if (v := row.values.get(c)) is not None}
-            before = self._values.get(row.key[0], {})
-            grown = {c: v - before[c] for c, v in values[row.key[0]].items() if v >= before.get(c, v + 1)}
-            levels[row.key[0]] = {
-                c: min(1.0, d / seconds) if c.endswith("_seconds") else d / seconds for c, d in grown.items()
-            }
+            gpu = row.key[0]
+            values[gpu] = {c: v for c in _MEANS if (v := row.values.get(c)) is not None}
+            before = self._values.get(gpu, {})
+            grown = {c: v - before[c] for c, v in values[gpu].items() if v >= before.get(c, v + 1)}
+            observed = grown.pop(_OBSERVED, passed)
+            if observed:
+                levels[gpu] = {
+                    c: min(1.0, d / observed) if c.endswith("_seconds") else d / passed
+                    for c, d in grown.items()
+                }
+            elif gpu in self._levels:
+                # Not measured in between: what was said stands.
+                levels[gpu] = self._levels[gpu]
         self._at, self._values, self._levels = now, values, levels
 
     def _labels(self, row: Row, job: dict[str, str]) -> tuple[tuple[str, str], ...]:

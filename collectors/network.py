@@ -129,7 +129,7 @@ class Network:
     def _ports(self, sys: str, interfaces: Mapping[str, Interface]) -> Iterable[Row]:
         root = f"{sys}/class/net"
         # An interface that goes refuses to answer.
-        read = zip(self._files, self._held.together(root, self._files), strict=True)
+        read = zip(self._files, self._held.together(self._files), strict=True)
         texts = {path: text.strip() for path, text in read if isinstance(text, bytes)}
         for name in self._ethernet:
             yield self._port(f"{root}/{name}", name, interfaces[name], texts)

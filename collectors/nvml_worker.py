@@ -33,15 +33,25 @@ if TYPE_CHECKING:
     from wellfed.collectors.nvml_device import Device
     from wellfed.collectors.nvml_page import Described
 
-__all__ = ["FAILED", "GONE", "REOPEN", "Worker", "main"]
+__all__ = ["FAILED", "GONE", "REOPEN", "Worker", "main", "until_tick"]
 
 #: Exit codes: something unforeseen; no driver to talk to; start me again, the GPUs have changed.
 FAILED, GONE, REOPEN = 70, 71, 72
 #: CPU seconds a second that GPM may cost; dearer hardware is sampled less often.
 BUDGET = 0.01
 
+#: Share of a tick by which the page is ready before the agent reads it, at whole ticks of the wall clock.
+_LEAD = 0.3
 _SLOW = 10.0
 _PIDS = 256
+
+
+def until_tick(wall: float, tick: float) -> float:
+    """Seconds from that time of the wall clock to the next tick: at the same place between two reads of the
+    agent, so that each read finds one more, neither none nor two. Half a tick at least.
+    """
+    left = (1.0 - _LEAD) * tick - wall % tick
+    return left if left >= tick / 2 else left + tick
 
 
 class Worker:
@@ -76,11 +86,14 @@ class Worker:
         next_tick = next_sample = 0.0
         while True:
             now = time.monotonic()
+            early = 0.0
             if now >= next_sample:
                 self._sample()
                 next_sample = now + (self._pace if self._gpms else self._tick)
-            if now >= next_tick:
-                next_tick = max(next_tick + self._tick, now + self._tick / 2)
+                # A tick comes with the sample nearest to it: waking up costs more than most of what it does.
+                early = min(self._pace, self._tick / 4) / 2
+            if now >= next_tick - early:
+                next_tick = now + until_tick(time.time(), self._tick)
                 self._settle()
                 if not self._read(now):
                     return REOPEN

@@ -1,7 +1,7 @@
 """XID errors as they happen: one thread that waits for the driver's events.
 
 What: count and number of the last XID by GPU and MIG slice. Source: an NVML event set, which blocks until
-something happens, hence its own thread. Cost: one wake-up a second. Privilege: none.
+something happens, hence its own thread. Cost: one wake-up in five seconds. Privilege: none.
 Events from before the agent's start are not delivered: the count is since then.
 """
 
@@ -16,7 +16,7 @@ from wellfed.collectors.nvml_calls import Context, explain, remedy
 
 __all__ = ["Xids"]
 
-_WAIT_MS = 1000
+_WAIT_MS = 5000
 _NO_INSTANCE = 0xFFFFFFFF
 _XID = pynvml.nvmlEventTypeXidCriticalError
 

@@ -118,6 +118,14 @@ class _Part:
         return found
 
 
+class _Kept:
+    """A table as it was encoded last: what was there, and its metrics."""
+
+    def __init__(self) -> None:
+        self.shape: object = None
+        self.part: _Part | None = None
+
+
 class Encoder:
     """Turns windows into serialized ExportMetricsServiceRequests.
 
@@ -126,10 +134,9 @@ class Encoder:
 
     def __init__(self, resource: Mapping[str, str]) -> None:
         self._resource = Resource(attributes=[_attribute(key, text) for key, text in resource.items()])
-        self._shape: object = None
-        self._rows: _Part | None = None
+        self._tables: dict[str, _Kept] = {}
         self._more: list[tuple[Sequence[Foreign], _Part]] = []
-        self._activity: dict[tuple[str, ...], tuple[float, float]] = {}
+        self._activity: dict[tuple[str, ...], tuple[float, float, float | None]] = {}
         self._seen = 0
         self._sizes: tuple[int, ...] = ()
         self._head = b""
@@ -140,7 +147,7 @@ class Encoder:
         more: series that are in no table, and their values; where one changes, only its group is built anew.
         """
         now = round(window.ts * 1e9)
-        parts = [self._encode_rows(window.rows, now)]
+        parts = self._encode_rows(window.rows, now)
         for place, (series, numbers) in enumerate(more):
             parts.append(self._encode_more(place, series, numbers, now))
         self._seen = now
@@ -149,19 +156,32 @@ class Encoder:
             self._sizes, self._head = sizes, self._heads(sum(sizes))
         return b"".join([self._head, *parts])
 
-    def _encode_rows(self, rows: Sequence[Row], now: int) -> bytes:
+    def _encode_rows(self, rows: Sequence[Row], now: int) -> list[bytes]:
+        """Each table is a part: where one changes, and those of jobs and collectors do, the others stay."""
         shares = self._shares(rows)
-        shape = ([(row.table, row.key, *row.values) for row in rows], list(shares))
+        tables: dict[str, list[Row]] = {}
+        for row in rows:
+            tables.setdefault(row.table, []).append(row)
+        self._tables = {name: self._tables.get(name, _Kept()) for name in tables}
+        return [
+            self._encode_table(self._tables[name], found, shares if name == "gpu" else {}, now)
+            for name, found in tables.items()
+        ]
+
+    def _encode_table(
+        self, kept: _Kept, rows: Sequence[Row], shares: Mapping[tuple[str, ...], float], now: int
+    ) -> bytes:
+        shape = ([(row.key, *row.values) for row in rows], list(shares))
         infos = [row.info for row in rows]
         every: list[float | None] = []
         for row in rows:
             every += row.values.values()
-        part = self._rows
-        if part is None or (shape, infos) != self._shape or absent(every) != part.absent:
+        part = kept.part
+        if part is None or (shape, infos) != kept.shape or absent(every) != part.absent:
             points = _Points()
             points.add_rows(rows, shares)
-            part = self._rows = _Part(points, every, part.starts() if part else {}, now)
-            self._shape = (shape, [dict(info) for info in infos])
+            part = kept.part = _Part(points, every, part.starts() if part else {}, now)
+            kept.shape = (shape, [dict(info) for info in infos])
             del points
             heap.trim()
         return part.encode(part.pick(every), shares.values(), now, self._seen)
@@ -189,19 +209,24 @@ class Encoder:
         return _field(ExportMetricsServiceRequest.RESOURCE_METRICS_FIELD_NUMBER, len(inner) + size) + inner
 
     def _shares(self, rows: Sequence[Row]) -> dict[tuple[str, ...], float]:
-        """Mean activity of each GPU since the last window; none without one or after a reset."""
-        shares, activity = {}, {}
+        """Mean activity of each GPU since the last window; none without one or after a reset. A row that says
+        what it said then was not measured in between, and its mean stands too.
+        """
+        activity: dict[tuple[str, ...], tuple[float, float, float | None]] = {}
         for row in rows:
             if row.table != "gpu":
                 continue
             active, observed = row.values.get("active_seconds"), row.values.get("observed_seconds")
-            if active is not None and observed is not None:
-                before = self._activity.get(row.key, (active, observed))
-                if active >= before[0] and observed > before[1]:
-                    shares[row.key] = min(1.0, (active - before[0]) / (observed - before[1]))
-                activity[row.key] = (active, observed)
+            if active is None or observed is None:
+                continue
+            active_then, observed_then, share = self._activity.get(row.key, (active, observed, None))
+            if active < active_then or observed < observed_then:
+                share = None
+            elif observed > observed_then:
+                share = min(1.0, (active - active_then) / (observed - observed_then))
+            activity[row.key] = (active, observed, share)
         self._activity = activity
-        return shares
+        return {key: share for key, (*_, share) in activity.items() if share is not None}
 
 
 class _Points:

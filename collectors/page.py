@@ -74,11 +74,11 @@ class Names:
 
             self._node = NodeNames(openmetrics, host_labels(options))
 
-    def text(self, rows: Sequence[Row]) -> str:
+    def lines(self, rows: Sequence[Row]) -> list[bytes]:
         """Complete lines of all series."""
         dcgm = self._dcgm.text(rows, time.monotonic()) if self._dcgm else ""
-        node = self._node.text(self._roots) if self._node else ""
-        return "\n".join(filter(None, (dcgm, node)))
+        node = self._node.lines(self._roots) if self._node else []
+        return [dcgm.encode(), *node] if dcgm else node
 
     def points(self, rows: Sequence[Row]) -> list[tuple[Sequence[Foreign], Sequence[float]]]:
         """All series with their values by exporter, for OTLP."""
@@ -99,7 +99,7 @@ class Page:
 
     def render(self, rows: Sequence[Row], families: Iterable[Family]) -> bytes:
         """The whole page."""
-        return self._exposition.render(rows, families, self._names.text(rows))
+        return self._exposition.render(rows, families, self._names.lines(rows))
 
 
 def textfile(folder: str, options: Mapping[str, object]) -> Callable[[Window], None]:

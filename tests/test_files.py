@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,13 +61,33 @@ def test_files_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(text)
     paths = [str(tmp_path / name) for name in (*texts, "missing")]
     for _ in range(2):
-        *found, error = held.together(str(tmp_path), paths)
+        *found, error = held.together(paths)
         assert found == list(texts.values())
         assert isinstance(error, FileNotFoundError)
     short = paths[:2]
     for number in (5, 6):
         (tmp_path / "a").write_text(f"{number}\n")
-        assert held.together(str(tmp_path), short) == [b"%d\n" % number, b"4: ACTIVE\n"]
+        assert held.together(short) == [b"%d\n" % number, b"4: ACTIVE\n"]
+    held.close()
+
+
+def test_a_file_that_refuses_does_not_keep_the_others_from_staying_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, paths = Held(), [str(tmp_path / name) for name in "abc"]
+    for path in (paths[0], paths[2]):
+        Path(path).write_text("1")
+    (tmp_path / "b").mkdir()  # opens, and cannot be read
+    opened: list[str] = []
+    really = os.open
+    monkeypatch.setattr(
+        "wellfed.collectors.files.os.open", lambda path, *more: opened.append(path) or really(path, *more)
+    )
+    for _ in range(3):
+        first, refused, last = held.together(paths)
+        assert (first, last) == (b"1", b"1")
+        assert isinstance(refused, IsADirectoryError)
+    assert opened.count(paths[0]) == opened.count(paths[2]) == 1
     held.close()
 
 
@@ -76,8 +97,25 @@ def test_who_asks_for_what_was_just_read_gets_that_and_the_rest_from_the_disk(tm
     for path in paths[:2]:
         Path(path).write_text("old")
     assert recent.together(folder, paths, b"?") == [b"old", b"old", b"?"]
-    tell(folder, [paths[0]], [b"told"])
+    tell(folder, paths[:1], [b"told"])
     assert recent.together(folder, paths, b"?") == [b"told", b"old", b"?"]
     # As many as before, and others.
     tell(folder, paths[1:], [b"told", OSError(5, "Input/output error")])
     assert recent.together(folder, paths, b"?") == [b"old", b"told", b"?"]
+
+
+def test_what_hardly_ever_moves_is_read_anew_after_five_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("wellfed.collectors.files.time.monotonic", lambda: clock[0])
+    recent, folder = Recent(), str(tmp_path)
+    paths = [f"{folder}/{name}" for name in ("bytes", "errors")]
+    seen = []
+    for second in range(7):
+        clock[0] = 100.0 + second
+        for path in paths:
+            Path(path).write_text(str(second))
+        seen.append(recent.together(folder, paths, b"?", frozenset(paths[1:])))
+    assert [int(moved) for moved, _ in seen] == list(range(7))
+    assert [int(errors) for _, errors in seen] == [0, 0, 0, 0, 0, 5, 5]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wellfed.collectors.files import RECHECK, Held
+from wellfed.collectors.files import RECHECK, SELDOM, Held
 from wellfed.collectors.infiniband import Infiniband, parse_number, parse_rate
 from wellfed.collectors.registry import Roots, Row
 
@@ -23,6 +23,7 @@ class Node:
         self.roots = Roots(str(folder / "proc"), str(folder / "sys"))
         self.adapters = folder / "sys/class/infiniband"
         self.collector = Infiniband()
+        self.clock = 0.0
 
     def write(self, device: str, files: dict[str, str], port: int = 1) -> None:
         for name, content in files.items():
@@ -30,11 +31,12 @@ class Node:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
 
-    def rows(self) -> dict[str, Row]:
-        return {row.key[0]: row for row in self.collector.read(self.roots, 0.0)}
+    def rows(self, later: float = SELDOM) -> dict[str, Row]:
+        self.clock += later
+        return {row.key[0]: row for row in self.collector.read(self.roots, self.clock)}
 
-    def values(self, port: str = "mlx5_0/1") -> dict[str, float | None]:
-        return self.rows()[port].values
+    def values(self, port: str = "mlx5_0/1", later: float = SELDOM) -> dict[str, float | None]:
+        return self.rows(later)[port].values
 
 
 @pytest.fixture
@@ -133,8 +135,8 @@ def test_a_file_that_vanished_between_two_reads_is_no_failure(
     node.values()
     whole = Held.together
 
-    def gone(held: Held, folder: str, paths: Sequence[str]) -> list[bytes | OSError]:
-        found = whole(held, folder, paths)
+    def gone(held: Held, paths: Sequence[str]) -> list[bytes | OSError]:
+        found = whole(held, paths)
         for place, path in enumerate(paths):
             if path.endswith("link_downed"):
                 Path(path).unlink(missing_ok=True)
@@ -153,6 +155,23 @@ def test_the_rate_follows_the_state_and_is_not_asked_in_between(node: Node) -> N
     node.write("mlx5_0", {"state": "2: INIT"})
     values = node.values()
     assert (values["rate_bps"], values["up"]) == (100e9, 0)
+
+
+def test_errors_are_read_at_each_fifth_second_and_bytes_at_each(node: Node) -> None:
+    seen = []
+    for number in range(11):
+        node.write("mlx5_0", {"counters/symbol_error": f"{number}", "counters/port_rcv_data": f"{number}"})
+        values = node.values(later=1.0)
+        seen.append((values["rx_bytes"], values["symbol_errors"]))
+    # The clock stands at 1 at the first read.
+    assert seen == [(4 * n, [0, 4, 9][(n + 1) // 5]) for n in range(11)]
+
+
+def test_errors_are_read_at_once_when_the_link_changes(node: Node) -> None:
+    node.write("mlx5_0", {"counters/link_downed": "1"})
+    node.values()
+    node.write("mlx5_0", {"counters/link_downed": "2", "state": "1: DOWN"})
+    assert node.values(later=1.0)["link_downed"] == 2
 
 
 def test_two_ports_of_one_adapter_are_two_rows(node: Node) -> None:

@@ -95,6 +95,20 @@ def test_utilisation_is_the_mean_of_the_window() -> None:
     assert (value[0], value[3]) == (pytest.approx(0.4), "gauge")
 
 
+def test_utilisation_stands_while_nothing_was_measured_and_goes_with_a_reset() -> None:
+    encoder, seen = Encoder({}), []
+    for ts, active, observed in (
+        (0, 50.0, 100.0),
+        (1, 50.4, 101.0),
+        (2, 50.4, 101.0),
+        (3, 51.4, 103.0),
+        (4, 0.0, 1.0),
+    ):
+        found = decode(encoder.encode(Window(float(ts), [gpu(active, observed)])))
+        seen.append([round(v[0], 9) for (name, _), v in found.items() if name == "hw.gpu.utilization"])
+    assert seen == [[], [0.4], [0.4], [0.5], []]
+
+
 def test_texts_travel_with_the_row() -> None:
     row = Row(
         "gpu",
@@ -178,6 +192,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.script: list[tuple[int, dict[str, str], bytes]] = [(200, {}, b"")]
+        self.hangs_up = False
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         receiver = self
@@ -201,6 +216,8 @@ class Receiver:
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
+                # Without a word: the client learns of it when it asks again.
+                self.close_connection = self.close_connection or receiver.hangs_up
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -246,9 +263,23 @@ def test_records_arrive_in_order_with_our_headers(
     while sender.attempt() is not None:
         pass
     assert receiver.bodies == [b"body %d" % i for i in range(5)]
-    assert receiver.headers[0]["Authorization"] == "Bearer t"
-    assert receiver.headers[0]["Content-Type"] == "application/x-protobuf"
+    for headers in receiver.headers:
+        assert headers["Authorization"] == "Bearer t"
+        assert headers["Content-Type"] == "application/x-protobuf"
     assert sender.sent == 5
+
+
+def test_a_receiver_that_hangs_up_between_requests_gets_each_once(
+    receiver: Receiver, pusher: Callable[..., Pusher]
+) -> None:
+    receiver.hangs_up = True
+    sender = pusher()
+    for index in range(3):
+        sender.submit(float(index), b"body %d" % index)
+    while sender.attempt() is not None:
+        pass
+    assert receiver.bodies == [b"body %d" % i for i in range(3)]
+    assert (sender.sent, sender.failed) == (3, 0)
 
 
 def test_later_means_later_and_never_means_never(receiver: Receiver, pusher: Callable[..., Pusher]) -> None:

@@ -10,7 +10,6 @@ import difflib
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -333,6 +332,8 @@ def read_config(path: str) -> dict[str, object]:
     """Keys and values of a TOML file, values as text, tables as they are. Raises UserError for what is not an
     option.
     """
+    import tomllib  # 1 MiB that an agent without a file does without
+
     try:
         with open(path, "rb") as file:
             found = tomllib.load(file)

@@ -10,13 +10,14 @@ import struct
 import subprocess
 import sys
 from array import array
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.nvml.conftest import ROOT
-from wellfed.collectors import gpm, nvml_fields, nvml_page, nvml_samples, nvml_session
+from wellfed.collectors import gpm, nvml_fields, nvml_page, nvml_samples, nvml_session, nvml_worker
 from wellfed.collectors.nvml import Monotone
 from wellfed.collectors.nvml_calls import Problems
 
@@ -184,3 +185,60 @@ def test_rows_half_written_or_of_another_text_are_not_shown() -> None:
     assert after is not None
     assert after.text == text("GPU-1")
     os.close(descriptor)
+
+
+@given(st.floats(0.0, 1.8e9), st.lists(st.floats(0.0, 0.28), min_size=3, max_size=20))
+def test_each_second_of_the_agent_has_one_tick_of_the_worker(start: float, lates: list[float]) -> None:
+    wall, seen = start, []
+    for late in lates:
+        wall += nvml_worker.until_tick(wall, 1.0) + late
+        seen.append(int(wall))
+    # The agent reads at whole seconds; where the worker starts within one does not matter.
+    assert seen == list(range(seen[0], seen[0] + len(lates)))
+
+
+@given(st.floats(0.0, 1.8e9), st.sampled_from([0.1, 1.0]))
+def test_ticks_of_the_worker_are_half_a_tick_apart_at_least(wall: float, tick: float) -> None:
+    assert tick * 0.49 <= nvml_worker.until_tick(wall, tick) <= tick * 1.51
+
+
+class _Clock:
+    """A machine whose sleeps end late and whose reads of the driver take a while."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now + 1_700_000_000.37
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds + 0.003
+
+
+@pytest.mark.parametrize("pace", [0.11, 0.3, 1.0])
+def test_the_worker_reads_once_between_two_reads_of_the_agent(
+    monkeypatch: pytest.MonkeyPatch, pace: float
+) -> None:
+    clock, read = _Clock(), list[float]()
+    monkeypatch.setattr(nvml_worker, "time", clock)
+    worker = object.__new__(nvml_worker.Worker)
+    page = SimpleNamespace(enter=lambda *_: None, rows=lambda _: None)
+    for name, value in {"_page": page, "_tick": 1.0, "_pace": pace, "_gpms": [()]}.items():
+        setattr(worker, name, value)
+    for name in ("_sample", "_settle", "_describe", "_rows"):
+        monkeypatch.setattr(worker, name, lambda: None)
+
+    def reads(_: float) -> bool:
+        read.append(clock.time())
+        clock.now += 0.02
+        return len(read) < 40
+
+    monkeypatch.setattr(worker, "_read", reads)
+    assert worker.run() == nvml_worker.REOPEN
+    # The agent reads at whole seconds, and finds what is 0.15 to 0.45 s old.
+    seconds = [int(at) for at in read[1:]]
+    assert seconds == list(range(seconds[0], seconds[0] + 39))
+    assert all(0.55 < at % 1.0 < 0.85 for at in read[1:])

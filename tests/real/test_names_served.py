@@ -69,6 +69,10 @@ def exporter(programs: Programs, node: Path, *flags: str) -> str:
     return url
 
 
+def page(names: NodeNames, roots: Roots) -> str:
+    return b"\n".join([*names.lines(roots), b""]).decode()
+
+
 def parsed(text: str) -> dict[Sample, tuple[float, str]]:
     return {
         (s.name, frozenset(s.labels.items())): (s.value, family.type)
@@ -85,7 +89,7 @@ def test_every_value_is_node_exporters_own(programs: Programs, node: Path) -> No
     }
     # What udev tells is not in these files; Debian's build leaves the loopback interface out.
     theirs = {key: value for key, value in theirs.items() if key[0] != "node_disk_info"}
-    ours = parsed(NodeNames(openmetrics=False).text(Roots(f"{node}/proc", f"{node}/sys")) + "\n")
+    ours = parsed(page(NodeNames(openmetrics=False), Roots(f"{node}/proc", f"{node}/sys")))
     ours = {key: value for key, value in ours.items() if ("device", "lo") not in key[1]}
     assert len(theirs) > 2500
     assert ours == theirs
@@ -94,8 +98,8 @@ def test_every_value_is_node_exporters_own(programs: Programs, node: Path) -> No
 def test_the_same_in_openmetrics_with_the_hosts_label(node: Path) -> None:
     names = NodeNames(openmetrics=True, labels=[("hostname", "n1")])
     roots = Roots(f"{node}/proc", f"{node}/sys")
-    families = list(openmetrics_families(names.text(roots) + "\n# EOF\n"))
-    plain = parsed(NodeNames(openmetrics=False).text(roots) + "\n")
+    families = list(openmetrics_families(page(names, roots) + "# EOF\n"))
+    plain = parsed(page(NodeNames(openmetrics=False), roots))
     samples = [s for family in families for s in family.samples]
     assert len(samples) == len(plain)
     assert all(s.labels["hostname"] == "n1" for s in samples)
@@ -103,7 +107,7 @@ def test_the_same_in_openmetrics_with_the_hosts_label(node: Path) -> None:
 
 def test_the_same_by_otlp(node: Path) -> None:
     roots = Roots(f"{node}/proc", f"{node}/sys")
-    plain = parsed(NodeNames(openmetrics=False).text(roots) + "\n")
+    plain = parsed(page(NodeNames(openmetrics=False), roots))
     names, encoder = NodeNames(openmetrics=False), Encoder({})
     for ts in (1000.0, 1010.0):
         body = encoder.encode(Window(ts, [Row("host", (), {"load1": 1.5})]), names.points(roots))
@@ -132,15 +136,29 @@ def test_a_device_that_goes_is_gone_and_a_broken_file_takes_only_its_own_names(t
     )
     (tmp_path / "vmstat").write_text("pgfault 5\n")
     names, roots = NodeNames(openmetrics=False), Roots(str(tmp_path), str(tmp_path))
-    both = parsed(names.text(roots) + "\n")
+    both = parsed(page(names, roots))
     assert both["node_disk_read_bytes_total", frozenset({("device", "sda")})][0] == 3 * 512
     assert ("node_disk_discards_completed_total", frozenset({("device", "nvme0n1")})) not in both
     assert ("node_disk_discards_completed_total", frozenset({("device", "sda")})) in both
     (tmp_path / "diskstats").write_text("259 0 nvme0n1 9 2 3 4 5 6 7 8 9 10 11\n")
-    one = parsed(names.text(roots) + "\n")
+    one = parsed(page(names, roots))
     assert {dict(labels).get("device") for name, labels in one if name.startswith("node_disk")} == {"nvme0n1"}
     (tmp_path / "diskstats").write_text("nonsense\n")
-    assert {name for name, _ in parsed(names.text(roots) + "\n")} == {"node_vmstat_pgfault"}
+    assert {name for name, _ in parsed(page(names, roots))} == {"node_vmstat_pgfault"}
+
+
+def test_dcgm_gauges_stand_while_nothing_was_measured_and_are_means_of_what_was() -> None:
+    names, seen = DcgmNames("n1"), []
+    for now, active, observed in (
+        (50.0, 10.0, 20.0),
+        (51.0, 10.5, 21.0),
+        (52.0, 10.5, 21.0),
+        (53.0, 11.5, 23.0),
+    ):
+        values: dict[str, float | None] = {"active_seconds": active, "observed_seconds": observed}
+        rows = [Row("gpu", ("GPU-a",), values, {"vendor": "nvidia"})]
+        seen.append({one.name: value for one, value in zip(*names.points(rows, now), strict=True)})
+    assert [one.get("DCGM_FI_PROF_GR_ENGINE_ACTIVE") for one in seen] == [None, 0.5, 0.5, 0.5]
 
 
 def test_dcgm_gauges_are_means_of_the_last_second_in_dcgms_units() -> None:
