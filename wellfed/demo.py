@@ -10,19 +10,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 
+from wellfed.analysis.live import Live
 from wellfed.analysis.scenarios import SCENARIOS, FleetStream, simulate
 from wellfed.analysis.scenarios.kit import host_names
 from wellfed.analysis.scenarios.switches import topology_conf, with_switches
 from wellfed.analysis.store import Store
+from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
 from wellfed.dashboard.topology import arranged
 from wellfed.dashboard.topology_text import parse
 from wellfed.errors import UserError
+from wellfed.hub import judge
 from wellfed.options import nearest
 from wellfed.prices import Prices
 from wellfed.progress import progress
@@ -45,9 +48,11 @@ def demo(options: Mapping[str, object]) -> int:
     if scenario is not None and scenario not in SCENARIOS:
         known_names = f"; `wellfed demo --scenario list` shows all{nearest(str(scenario), SCENARIOS)}"
         raise UserError(f"no scenario is called {scenario!r}{known_names}")
-    seed, gpus, price = options["seed"], options.get("gpus"), options.get("price")
+    seed, gpus, price = options["seed"], options.get("gpus"), options.get("price") or Prices(2.5)
     assert isinstance(seed, int)
     assert gpus is None or isinstance(gpus, int)
+    assert isinstance(price, Prices)
+    version: Callable[[], int] | None = None
     told = wiring(options)
     hosts: Sequence[str]
     with ExitStack() as stack:
@@ -64,26 +69,37 @@ def demo(options: Mapping[str, object]) -> int:
                 store.append(with_switches(tables, hosts))
         else:
             hosts = () if told() else host_names(size // 8)
-            stream = FleetStream(seed=seed, gpus=size, start=_whole_window(time.time() - HISTORY))
-            with progress(f"simulating {size} GPUs"):
-                for part in stream.history(HISTORY):
-                    store.append(with_switches(part, hosts))
-            stack.enter_context(Background("wellfed-demo", partial(_live, store, stream, hosts)))
+            version = _fleet(stack, store, FleetStream(seed=seed, gpus=size, start=_begin()), hosts, price)
         print("wellfed: SIMULATED DATA, made on this machine", file=sys.stderr)
         wired = arranged(parse(topology_conf(hosts))) if hosts else None
         prepare(
             listener,
             store,
             access,
-            price=price or Prices(2.5),
+            price=price,
             simulated=True,
+            version=version,
             topology=lambda: told() or wired,
         )()
     return 0
 
 
-def _whole_window(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds // 10 * 10, UTC)
+def _begin() -> datetime:
+    """The start of the history, at a whole window."""
+    return datetime.fromtimestamp((time.time() - HISTORY) // 10 * 10, UTC)
+
+
+def _fleet(
+    stack: ExitStack, store: Store, stream: FleetStream, hosts: Sequence[str], price: Prices
+) -> Callable[[], int]:
+    """Fills the store with a fleet's history and goes on live, judged as by a hub; returns its version."""
+    with progress("simulating the fleet"):
+        for part in stream.history(HISTORY):
+            store.append(with_switches(part, hosts))
+    live = Live(store, Streaming(store, price))
+    stack.enter_context(Background("wellfed-demo", partial(_live, store, stream, hosts)))
+    stack.enter_context(Background("wellfed-live", partial(judge, live)))
+    return lambda: live.updates
 
 
 def _live(store: Store, stream: FleetStream, hosts: Sequence[str], stop: threading.Event) -> None:
