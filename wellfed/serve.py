@@ -60,8 +60,9 @@ def wiring(options: Mapping[str, object]) -> Callable[[], Topology | None]:
 
 
 def keep_imports() -> None:
-    """Takes what is there by now, mostly modules, from the garbage collector: looking it through held up every
-    tenth page for 70 ms.
+    """Takes what is there by now, mostly modules, from the garbage collector.
+
+    Looking it through held up every tenth page for 70 ms.
     """
     gc.collect()
     gc.freeze()
