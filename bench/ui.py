@@ -36,6 +36,7 @@ from wellfed.dashboard.registry import PAGES
 from wellfed.dashboard.topology import arranged
 from wellfed.dashboard.topology_text import parse
 from wellfed.prices import Prices
+from wellfed.serve import keep_imports
 
 BUDGET = {"p95": 150.0, "kB": 30.0, "cold": 3.5, "MB": 3.0}
 RANGE = "1h"
@@ -48,6 +49,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
+    # As `wellfed hub` does.
+    keep_imports()
     for gpus in options.gpus:
         with tempfile.TemporaryDirectory(prefix="wellfed-bench-") as folder, Store(folder) as store:
             begin = datetime.fromtimestamp(time.time() // 10 * 10 - 60 * options.minutes, UTC)

@@ -48,9 +48,12 @@ class Sort:
         key, down = self.by(keys)
         if key not in keys:
             return listed
-        ranked = [(_rank(keys[key](item)), item) for item in listed]
-        known = sorted((pair for pair in ranked if pair[0]), key=lambda pair: pair[0], reverse=down)
-        return [item for _, item in known] + [item for rank, item in ranked if not rank]
+        ranks = [_rank(keys[key](item)) for item in listed]
+        numbers, texts, missing = ([n for n, rank in enumerate(ranks) if kind(rank)] for kind in _KINDS)
+        for known in (numbers, texts):
+            known.sort(key=ranks.__getitem__, reverse=down)
+        order = [*texts, *numbers, *missing] if down else [*numbers, *texts, *missing]
+        return [listed[n] for n in order]
 
     def href(self, key: str) -> str:
         """The address that sorts this table by a key and leaves the others as they are."""
@@ -72,12 +75,21 @@ def _parts(view: View) -> dict[str, str]:
     return found
 
 
-def _rank(value: object) -> tuple[Any, ...]:
-    """Numbers by size, before texts by their letters and the numbers in them; () where there is none."""
+def _rank(value: object) -> Any:
+    """A number as it is, of a text its letters and the numbers in them, None where there is none.
+
+    Numbers stay bare: ten thousand pairs at once wake the garbage collector.
+    """
     if isinstance(value, Number):
-        value = value.value
-    if isinstance(value, tuple):
-        return (2, tuple(_rank(part) for part in value))
-    if isinstance(value, int | float):
-        return (0, value) if value == value else ()
-    return () if value in (None, "", "–") else (1, natural(_THOUSANDS.sub("", str(value).casefold())))
+        return value.value
+    if isinstance(value, float | int):
+        return value if value == value else None
+    return None if value in (None, "", "–") else natural(_THOUSANDS.sub("", str(value).casefold()))
+
+
+#: Of ranks: numbers, texts, what is missing.
+_KINDS: tuple[Callable[[Any], bool], ...] = (
+    lambda rank: isinstance(rank, float | int),
+    lambda rank: isinstance(rank, tuple),
+    lambda rank: rank is None,
+)

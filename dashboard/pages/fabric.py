@@ -187,7 +187,9 @@ def _link(leaf: str, spine: str, link: Link | None, top: float, unit: str) -> Co
     told = f"{leaf} – {spine}: {link.links} link{'s' if link.links > 1 else ''}"
     if not link.ports:
         return html.Span("no counters", className="dim", title=told)
-    return _shaded(link.value, top, unit, f"{told}, {link.ports} ports report")
+    # One link with both ends told is what one expects.
+    usual = link.links == 1 and link.ports == 2
+    return _shaded(link.value, top, unit, "" if usual else f"{told}, {link.ports} ports report")
 
 
 def _shaded(value: float | None, top: float, unit: str, title: str = "") -> Component:

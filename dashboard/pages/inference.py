@@ -211,7 +211,7 @@ def _sentence(servers: Sequence[Server]) -> list[Component]:
 
 def _table(view: View, servers: Sequence[Server]) -> Component:
     keys = {
-        "server": lambda s: (s.server, s.host),
+        "server": lambda s: f"{s.server} {s.host}",
         "model": lambda s: s.model,
         "limit": lambda s: s.limit,
         "running": lambda s: s.running,

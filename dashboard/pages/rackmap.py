@@ -158,11 +158,11 @@ def _states(answer: Answer) -> list[Recent | None]:
 
 def _outside(view: View) -> Array:
     """Which GPUs the URL's `job` and `user` leave out."""
-    job, user = view.query.get("job", ""), asked_user(view)
+    job, user, gpus = view.query.get("job", ""), asked_user(view), view.document["gpus"]
+    if not (job or user):
+        return np.zeros(len(gpus), dtype=bool)
     theirs = view.answer.once(jobs_of, user) if user else frozenset()
-    return np.array(
-        [bool((job and g["job"] != job) or (user and g["job"] not in theirs)) for g in view.document["gpus"]]
-    )
+    return np.array([bool((job and g["job"] != job) or (user and g["job"] not in theirs)) for g in gpus])
 
 
 def _swatch(colour: str) -> Component:
