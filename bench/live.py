@@ -1,9 +1,10 @@
-"""What judging one window costs, beside the window's ten seconds. It only prints.
+"""What judging one window costs, beside the window's ten seconds; and a range of them later. It only prints.
 
     python -m bench.live [--gpus 1024 10240] [--windows 24]
 
 Windows of a simulated fleet come one by one into a store; after each, `Live.update` says what it lost: reads,
-judges, counts, and writes its state. Fleets above 1,024 GPUs are that many laid out several times under other
+judges, counts, and writes its state and its verdicts. Then all windows are asked for as one range, from the kept
+verdicts and diagnosed anew. Fleets above 1,024 GPUs are that many laid out several times under other
 names, because simulating takes longer than judging.
 """
 
@@ -20,10 +21,13 @@ from itertools import islice
 
 import polars as pl
 
+from wellfed.analysis.diagnose import diagnose
+from wellfed.analysis.judged import kept
 from wellfed.analysis.live import Live
 from wellfed.analysis.scenarios import FleetStream
 from wellfed.analysis.store import Store
 from wellfed.analysis.streaming import Streaming
+from wellfed.collectors.catalog import TABLES
 from wellfed.collectors.exposition import Exposition
 from wellfed.verdicts import verdicts
 
@@ -61,14 +65,26 @@ def measure(gpus: int, windows: int) -> None:
         began = time.perf_counter()
         size = len(Exposition().render((), verdicts(live)))
         scrape = time.perf_counter() - began
+        answers = [asked(store, anew) for anew in (False, True)]
         state = judge.state
         assert state is not None
-        kept = len(pickle.dumps((state.draws, state.levels, state.baselines, state.debounce)))
+        state_bytes = len(pickle.dumps((state.draws, state.levels, state.baselines, state.debounce)))
         print(
             f"{base * copies:8,}{_middle(took[2:]):10.2f}{max(took[2:]):10.2f}{_middle(worked[2:]):10.2f}"
-            f"{scrape:10.2f}{size / 2**20:10.1f}{kept / (base * copies):10.0f}{len(live.findings):10}",
+            f"{scrape:10.2f}{size / 2**20:10.1f}{state_bytes / (base * copies):10.0f}{len(live.findings):10}"
+            f"{answers[0]:10.2f}{answers[1]:10.2f}",
             flush=True,
         )
+
+
+def asked(store: Store, anew: bool) -> float:
+    """Seconds that an answer over all windows takes: from the kept verdicts, or diagnosed anew."""
+    began = time.perf_counter()
+    known = None if anew else kept(store.scan, None, None)
+    assert anew or known
+    tables = {name: store.scan(name).collect(engine="streaming").lazy() for name in TABLES}
+    diagnose(tables, judged=known.partial if known else None)
+    return time.perf_counter() - began
 
 
 def _middle(values: list[float]) -> float:
@@ -81,7 +97,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=24)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores; seconds")
-    print("    GPUs    median     worst       CPU    scrape page, MiB  B a GPU  findings")
+    print("    GPUs    median     worst       CPU    scrape page, MiB  B a GPU  findings      kept      anew")
     for gpus in options.gpus:
         measure(gpus, options.windows)
 
