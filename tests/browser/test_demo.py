@@ -115,11 +115,17 @@ def heat_cell(page) -> tuple[float, float]:  # type: ignore[no-untyped-def]
 
 def test_a_cell_of_the_heat_map_leads_to_its_gpu(demo: str, visit) -> None:  # type: ignore[no-untyped-def]
     page = visit.open(demo + "/?from=15m")
-    x, y = heat_cell(page)
-    page.mouse.move(x - 3, y)
-    page.mouse.move(x, y)
-    page.wait_for_selector("#heat-tip:has-text('r01-n01 · GPU 0 · ')")
-    page.mouse.click(x, y)
+    tip = page.locator("#heat-tip:has-text('r01-n01 · GPU 0 · ')")
+
+    def hovers() -> bool:
+        # An update may move the cell from under the pointer.
+        x, y = heat_cell(page)
+        page.mouse.move(x - 3, y)
+        page.mouse.move(x, y)
+        return tip.is_visible()
+
+    until(hovers, what="the tip of the first cell")
+    page.mouse.click(*heat_cell(page))
     page.wait_for_url("**/gpu/r01-n01/0?from=15m")
     page.wait_for_selector("h1:has-text('GPU 0')")
     visit.clean()
