@@ -35,6 +35,7 @@ from wellfed.collectors.registry import Row
 from wellfed.collectors.sampler import Window
 from wellfed.errors import UserError
 from wellfed.ingest import Ingest, Token
+from wellfed.otlp_http import MAX_PASSED
 from wellfed.otlp_server import OtlpServer
 
 NODE = Path(__file__).parent / "fixtures" / "node"
@@ -167,17 +168,36 @@ def test_too_large_is_for_good_and_too_many_is_for_later(hub: Hub, monkeypatch: 
     assert (hub.receiver.rejected["size"], hub.receiver.rejected["busy"]) == (1, 2)
 
 
+def test_one_that_is_turned_away_sees_it_whole_and_keeps_its_connection(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "MAX_PENDING", 10)
+    connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)
+    for size in (10**6, 100, 2 * MAX_PASSED):
+        connection.putrequest("POST", "/v1/metrics")
+        connection.putheader("content-type", "application/x-protobuf")
+        connection.putheader("content-length", str(size))
+        connection.endheaders()
+        kept = connection.sock
+        connection.send(bytes(min(size, MAX_PASSED)))
+        answer = connection.getresponse()
+        assert (answer.status, int(answer.headers["retry-after"]) >= 1) == (429, True)
+        answer.read()
+        assert (connection.sock is kept) == (size <= MAX_PASSED)
+    connection.close()
+
+
 def test_the_more_are_turned_away_the_later_they_should_come_back(hub: Hub) -> None:
     few = [hub.ingest._after(float(second)) for second in range(20)]
-    many = [hub.ingest._after(30.0 + number / 400) for number in range(4000)]
+    many = [hub.ingest._after(30.0 + number / 2000) for number in range(20_000)]
     calm = [hub.ingest._after(300.0 + second) for second in range(20)]
     assert max(few) <= 5
     assert max(calm) <= 5
     assert min(many) >= 1
     assert max(many) == 60
     # Those of the last second come back at about the rate that the hub can bear.
-    last = many[-400:]
-    assert len(last) / (sum(last) / len(last)) < 20
+    last = many[-2000:]
+    assert len(last) / (sum(last) / len(last)) < ingest.RETURNS
 
 
 def test_room_is_given_back_whatever_became_of_the_request(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ DECODERS = 2
 #: more were turned away of late, the longer, so that no more than so many a second come back.
 COME_BACK = (1, 5)
 LONGEST = 60
-RETURNS = 50
+RETURNS = 200
 #: Seconds that being turned away is remembered.
 LATE = 10.0
 #: Seconds a sender waits while the disk is full.

@@ -7,6 +7,7 @@ were not taken.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,6 +19,8 @@ __all__ = ["App", "not_taken", "partial_success"]
 
 #: Seconds that a sender has for a request's body.
 BODY_TIMEOUT = 20.0
+#: Bytes that are read of a request that is turned away for now.
+MAX_PASSED = 1 << 20
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,14 +40,24 @@ class App:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         as_json = kind == _JSON
+        ended = False
+
+        async def listen() -> MutableMapping[str, Any]:
+            nonlocal ended
+            message = await receive()
+            ended = not message.get("more_body")
+            return message
+
         try:
-            decoded = await self._handle(scope, headers, kind, receive)
+            decoded = await self._handle(scope, headers, kind, listen)
         except RefusedError as refused:
+            if refused.after and not ended:
+                await _pass_over(listen)
             body = _status(refused.message, as_json)
             more = [("retry-after", str(refused.after))] if refused.after else []
             more += [("www-authenticate", "Bearer")] if refused.status == 401 else []
-            # The rest of the body, if there is one, is not read.
-            more += [("connection", "close")]
+            # What is left of the body is not read.
+            more += [] if ended else [("connection", "close")]
             await _answer(send, refused.status, body, as_json, more)
             return
         body = _success_json(decoded) if as_json else partial_success(decoded)
@@ -85,6 +98,21 @@ async def _body(receive: _Receive, size: int) -> bytes:
             raise RefusedError(413, f"a request may have {MAX_REQUEST} bytes")
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+async def _pass_over(receive: _Receive) -> None:
+    """Reads the rest of a body for which there is no room, a little of it at a time, as far as MAX_PASSED.
+
+    A sender that is still sending when its connection is closed never sees when it should come back.
+    """
+    left = MAX_PASSED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_TIMEOUT):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 async def _answer(send: _Send, status: int, body: bytes, as_json: bool, more: list[tuple[str, str]]) -> None:
