@@ -12,8 +12,9 @@ import pytest
 from wellfed import __version__
 from wellfed.cli import COMMANDS, main
 from wellfed.errors import UserError
-from wellfed.options import OPTIONS, parse_size, parse_time, resolve
+from wellfed.options import OPTIONS, resolve
 from wellfed.prices import Prices
+from wellfed.values import parse_size, parse_time
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -7,99 +7,39 @@ environment and `metrics_address` in the TOML file; that order wins. Unknown key
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from wellfed.errors import UserError
 from wellfed.prices import Prices
+from wellfed.values import (
+    parse_boolean,
+    parse_header,
+    parse_netloc,
+    parse_networks,
+    parse_pairs,
+    parse_positive,
+    parse_size,
+    parse_time,
+    parse_url,
+    parse_urls,
+    parse_whole,
+)
 
-__all__ = ["OPTIONS", "Option", "parse_pairs", "parse_size", "parse_time", "read_config", "resolve"]
-
-
-def _text(text: str) -> str:
-    return text
-
-
-def _boolean(text: str) -> bool:
-    lowered = text.strip().lower()
-    if lowered in ("1", "true", "yes", "on"):
-        return True
-    if lowered in ("0", "false", "no", "off", ""):
-        return False
-    raise ValueError("write true or false")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise ValueError("must be above 0")
-    return value
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError("must be 1 or more")
-    return value
-
-
-def parse_pairs(text: str) -> dict[str, str]:
-    """`name=value,other=value`; a name given again counts last. Raises ValueError."""
-    pairs = {}
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (name and equals and value):
-            raise ValueError("write name=value, several separated by commas")
-        pairs[name] = value
-    return pairs
-
-
-def _seed(text: str) -> int:
-    return int(text)
-
-
-def parse_size(text: str) -> int:
-    """`20GB`, `512 MiB` or plain bytes. Raises ValueError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text)
-    if not match:
-        raise ValueError("write a size such as 20GB or 512MiB")
-    number, prefix, binary = match.groups()
-    size = float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " ")
-    if size >= 2**63:
-        raise ValueError("write a size that a disk can have")
-    return int(size)
-
-
-def parse_time(text: str) -> datetime:
-    """An ISO 8601 time (UTC unless it says otherwise), `now`, or an age such as `90m`, `6h`, `7d`."""
-    match = re.fullmatch(r"-?(\d+(?:\.\d+)?)([smhdw])", text.strip())
-    if match:
-        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
-        return datetime.now(UTC) - timedelta(**{unit: float(match[1])})
-    if text.strip() == "now":
-        return datetime.now(UTC)
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise ValueError("write a time such as 2026-05-01T12:00 or an age such as 6h") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+__all__ = ["OPTIONS", "Option", "read_config", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting. parse raises ValueError with what to write instead. default: None = not set. table: reads
-    a setting that is a table of the configuration file, and that alone; raises ValueError too. many: the flag
-    may be given again; elsewhere each value stands on its own line.
+    a setting that is a table of the configuration file, and that alone; raises ValueError too.
     """
 
     name: str
     help: str
-    parse: Callable[[str], object] = _text
+    parse: Callable[[str], object] = str
     default: object = None
     metavar: str = "TEXT"
     table: Callable[[Mapping[str, object]], object] | None = None
@@ -119,45 +59,13 @@ class Option:
     @property
     def boolean(self) -> bool:
         """Whether it is a switch: the flag takes no value."""
-        return self.parse is _boolean
-
-
-def _url(text: str) -> str:
-    from wellfed.collectors.fetch import target
-
-    return target(text).url
-
-
-def _urls(text: str) -> tuple[str, ...]:
-    return tuple(_url(part) for part in text.split(",") if part.strip())
+        return self.parse is parse_boolean
 
 
 def _arrays(tables: Mapping[str, object]) -> object:
     from wellfed.collectors.arrays import read_arrays
 
     return read_arrays(tables)
-
-
-def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    try:
-        return tuple(
-            ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()
-        )
-    except ValueError:
-        raise ValueError("write addresses or networks such as 10.0.0.7,10.1.0.0/16") from None
-
-
-def _header(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9-]+", text):
-        raise ValueError("write the name of a header, such as X-Forwarded-User")
-    return text.lower()
-
-
-def _netloc(text: str) -> str:
-    match = re.fullmatch(r"https?://([^/?#@\s]+)/?", text.strip())
-    if not match:
-        raise ValueError("write an address such as https://wellfed.example.org")
-    return match[1].lower()
 
 
 def _data_home() -> str:
@@ -181,19 +89,19 @@ OPTIONS: Mapping[str, Option] = _options(
     Option(
         "trusted_proxy",
         "proxies that say who somebody is, addresses or networks separated by commas",
-        _networks,
+        parse_networks,
         metavar="NETWORKS",
     ),
     Option(
         "identity_header",
         "header in which a trusted proxy says who somebody is",
-        _header,
+        parse_header,
         "x-forwarded-user",
         "NAME",
     ),
-    Option("external_url", "address under which a proxy offers the dashboard", _netloc, metavar="URL"),
+    Option("external_url", "address under which a proxy offers the dashboard", parse_netloc, metavar="URL"),
     Option("topology", "leaves and spines: Slurm's topology.conf or ibnetdiscover's output", metavar="FILE"),
-    Option("insecure", "let everybody see the dashboard beyond loopback", _boolean, False),
+    Option("insecure", "let everybody see the dashboard beyond loopback", parse_boolean, False),
     Option("otlp_address", "where OTLP over HTTP is taken", default="127.0.0.1:4318", metavar="HOST:PORT"),
     Option(
         "otlp_grpc_address",
@@ -216,25 +124,33 @@ OPTIONS: Mapping[str, Option] = _options(
     Option(
         "dcgm_url",
         "dcgm-exporter that looks into GPUs without GPM",
-        _url,
+        parse_url,
         "http://127.0.0.1:9400/metrics",
         "URL",
     ),
     Option(
         "inference_urls",
         "metrics pages of inference servers, separated by commas (default: their usual ports here)",
-        _urls,
+        parse_urls,
         metavar="URLS",
     ),
-    Option("kueue_url", "metrics page of Kueue's controller, for work that waits", _url, metavar="URL"),
+    Option("kueue_url", "metrics page of Kueue's controller, for work that waits", parse_url, metavar="URL"),
     Option(
-        "slurm_pending", "ask Slurm for its pending jobs; one agent of a cluster is enough", _boolean, False
+        "slurm_pending",
+        "ask Slurm for its pending jobs; one agent of a cluster is enough",
+        parse_boolean,
+        False,
     ),
     Option("array", "storage arrays: tables [array.NAME], see [arrays](arrays.md)", table=_arrays),
-    Option("once", "read everything once, print the exposition and exit", _boolean, False),
-    Option("self_profile", "run for ten seconds, print what each collector costs and exit", _boolean, False),
+    Option("once", "read everything once, print the exposition and exit", parse_boolean, False),
     Option(
-        "hostname_label", "put this machine's name on every sample as the label hostname", _boolean, False
+        "self_profile", "run for ten seconds, print what each collector costs and exit", parse_boolean, False
+    ),
+    Option(
+        "hostname_label",
+        "put this machine's name on every sample as the label hostname",
+        parse_boolean,
+        False,
     ),
     Option(
         "names",
@@ -253,8 +169,8 @@ OPTIONS: Mapping[str, Option] = _options(
         10**9,
         "SIZE",
     ),
-    Option("spool_hours", "age above which spooled windows are dropped", _positive, 48.0, "HOURS"),
-    Option("retention_days", "age after which history is removed", _positive, 30.0, "DAYS"),
+    Option("spool_hours", "age above which spooled windows are dropped", parse_positive, 48.0, "HOURS"),
+    Option("retention_days", "age after which history is removed", parse_positive, 30.0, "DAYS"),
     Option(
         "retention_bytes", "size above which the oldest history is removed", parse_size, 20 * 10**9, "SIZE"
     ),
@@ -289,7 +205,7 @@ OPTIONS: Mapping[str, Option] = _options(
         "run --lake on Ray (local, or an address such as ray://head:10001) or Dask (tcp://head:8786)",
         metavar="ADDRESS",
     ),
-    Option("parallel", "queries that the server gets at a time", _whole, 4, "N"),
+    Option("parallel", "queries that the server gets at a time", parse_whole, 4, "N"),
     Option(
         "price",
         "price of one GPU for one hour: 2.50, or by model: H100=2.98,A100=1.29,2.50",
@@ -301,10 +217,10 @@ OPTIONS: Mapping[str, Option] = _options(
     Option("user", "only the jobs of this user", metavar="NAME"),
     Option("format", "text, html, markdown, csv or json (default: as --out ends)", metavar="FORMAT"),
     Option("out", "folder or file to write to; a store's history also to s3:// gs:// az://", metavar="PATH"),
-    Option("json", "print JSON", _boolean, False),
+    Option("json", "print JSON", parse_boolean, False),
     Option("scenario", "scenario to simulate, or list to see them (default: a mixed fleet)", metavar="NAME"),
-    Option("gpus", "GPUs to simulate", _whole, None, "N"),
-    Option("seed", "seed of the simulation", _seed, 1, "N"),
+    Option("gpus", "GPUs to simulate", parse_whole, None, "N"),
+    Option("seed", "seed of the simulation", int, 1, "N"),
     Option("write", "folder to write the rules to (default: print the thresholds)", metavar="DIR"),
     Option(
         "threshold",

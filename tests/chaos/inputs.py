@@ -51,8 +51,9 @@ from wellfed.collectors.registry import Row
 from wellfed.collectors.sampler import Window
 from wellfed.collectors.web import read_web_config
 from wellfed.dashboard.ranges import parse_range
-from wellfed.options import OPTIONS, parse_pairs, parse_size, parse_time, read_config, resolve
+from wellfed.options import OPTIONS, read_config, resolve
 from wellfed.prices import Prices
+from wellfed.values import parse_pairs, parse_size, parse_time
 
 __all__ = ["NOW", "OTLP", "PARSERS", "SPICE", "damaged"]
 
