@@ -30,10 +30,16 @@ LATE = 0.01
 #: A hub that judges this store is at most so far behind.
 BEHIND = timedelta(minutes=2)
 
-#: A host's window that was judged. step: its seconds; late: 1 where its peers had been judged before.
+#: Tables of which a host's window has rows, by the column that counts them.
+_COUNTED = ("windows", "losses", "episodes", "votes")
+#: A host's window that was judged. step: its seconds; late: 1 where its peers had been judged before; the
+#: rest: how many rows it has in the other tables, so that a lost file shows.
 SEEN = pl.Schema(
-    {"ts": TS, "host": pl.String(), "step": pl.Float64(), "late": pl.Float64(), "version": pl.Float64()}
-)
+    {
+        "ts": TS, "host": pl.String(), "step": pl.Float64(), "late": pl.Float64(), "version": pl.Float64(),
+        **{name: pl.Float64() for name in _COUNTED},
+    }
+)  # fmt: skip
 Scan = Callable[[str, datetime | None, datetime | None], pl.LazyFrame]
 
 
@@ -93,16 +99,24 @@ def looked_at(tables: Mapping[str, pl.LazyFrame], step: float) -> pl.LazyFrame:
     return pl.concat([tables[name].select(at, "host") for name in ("gpu", "step") if name in tables]).unique()
 
 
-def seen_rows(windows: pl.DataFrame, step: float, since: datetime | None = None) -> pl.DataFrame:
-    """SEEN of the host windows (ts, host); those up to `since` were judged late."""
+def seen_rows(looked: pl.DataFrame, partial: Partial, since: datetime | None = None) -> pl.DataFrame:
+    """SEEN of the host windows (ts, host) that were looked at; those up to `since` were judged late."""
+    by = ["ts", "host"]
+    counts = [
+        rows.group_by(by).agg(pl.len().cast(pl.Float64).alias(name))
+        for name, rows in zip(_COUNTED, _rows_of(partial), strict=True)
+    ]
+    # A silent host's windows were judged without a row of it.
+    seen = pl.concat([looked.select(by), *(count.select(by) for count in counts)]).unique().sort(by)
+    for count in counts:
+        seen = seen.join(count, on=by, how="left", maintain_order="left")
     late = pl.col("ts") <= since if since else pl.lit(False)
-    return windows.select(
-        "ts",
-        "host",
-        pl.lit(step).alias("step"),
-        late.cast(pl.Float64).alias("late"),
-        pl.lit(VERSION).alias("version"),
-    )
+    told = {"step": pl.lit(partial.step), "late": late.cast(pl.Float64), "version": pl.lit(VERSION)}
+    return seen.with_columns(pl.col(_COUNTED).fill_null(0.0), **told).select(list(SEEN))
+
+
+def _rows_of(partial: Partial) -> tuple[pl.DataFrame, ...]:
+    return partial.windows, partial.shares, partial.episodes.rows, partial.episodes.votes
 
 
 def kept(scan: Scan, start: datetime | None, end: datetime | None) -> Kept | None:
@@ -137,6 +151,10 @@ def kept(scan: Scan, start: datetime | None, end: datetime | None) -> Kept | Non
         engine="streaming",
     )  # fmt: skip
     found = Partial(windows, shares, Episodes(episodes, votes), step)
+    inside = seen.filter(pl.col("ts") > start) if start else seen
+    inside = inside.filter(pl.col("ts") <= end) if end else inside
+    if inside.select(_COUNTED).sum().row(0) != tuple(rows.height for rows in _rows_of(found)):
+        return None
     return Kept(found, None if missed.is_empty() else newest)
 
 

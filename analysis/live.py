@@ -129,7 +129,7 @@ class Live:
 
     def _keep(self, new: Verdict) -> None:
         """Appends the new verdicts to the store; a range without them is diagnosed when it is asked for."""
-        seen = seen_rows(new.seen, new.partial.step, self.last)
+        seen = seen_rows(new.seen, new.partial, self.last)
         try:
             self._store.append(frames(new.partial, seen))
         except OSError as error:

@@ -61,4 +61,4 @@ def judge_hour(store: Store, hour: str) -> None:
     inside = (pl.col("ts") > begin) & (pl.col("ts") <= end)
     windows = looked_at(tables, step).filter(inside).sort("ts", "host").collect(engine="streaming")
     partial = joined(partials, step).each(lambda rows: rows.filter(inside))
-    store.replace(hour, frames(partial, seen_rows(windows, step)))
+    store.replace(hour, frames(partial, seen_rows(windows, partial)))

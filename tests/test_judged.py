@@ -37,14 +37,14 @@ def tables() -> Mapping[str, pl.DataFrame]:
 
 @pytest.fixture(scope="module")
 def folder(tables: Mapping[str, pl.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a verdict a minute, as a hub gives it."""
+    """A store that was judged as it grew, as by a hub."""
     path = tmp_path_factory.mktemp("judged") / "store"
     first = tables["gpu"]["ts"].min()
     assert isinstance(first, datetime)
     with Store(path) as store:
         live, done = Live(store, Streaming(store)), first - STEP
         while done < END:
-            until = done + timedelta(minutes=1)
+            until = done + timedelta(minutes=4)
             store.append(between(tables, done, until))
             live.update(until)
             done = until
@@ -180,7 +180,7 @@ def test_a_sealed_hour_without_verdicts_gets_them(tables: Mapping[str, pl.DataFr
         store.append(tables)
         # Judged late and wrongly, by a hub that had a part of the rows.
         hosts = store.scan("gpu").select("ts", "host").unique().collect()
-        store.append(frames(joined([], 10.0), seen_rows(hosts, 10.0, END)))
+        store.append(frames(joined([], 10.0), seen_rows(hosts, joined([], 10.0), END)))
         store.seal(now)
         assert kept(store.scan, None, None) is None
         latecomers = Latecomers(store)
@@ -195,6 +195,19 @@ def test_a_sealed_hour_without_verdicts_gets_them(tables: Mapping[str, pl.DataFr
         assert latecomers.judge(now) == hours[0]
         assert "another" in answer(store).windows["host"]
         assert latecomers.judge(now) is None
+
+
+@pytest.mark.parametrize("table", sorted(JUDGED))
+def test_a_lost_file_of_verdicts_shows(store: Store, table: str) -> None:
+    now = END + HOUR
+    store.seal(now)
+    rows = store.scan(table).group_by(pl.col("ts").dt.truncate("1h").alias("hour")).len().collect()
+    hour = rows.sort("len")["hour"][-1]
+    (Path(store.path) / table / f"{hour:%Y-%m-%dT%H}.parquet").unlink()
+    assert kept(store.scan, None, None) is None
+    latecomers = Latecomers(store)
+    assert {latecomers.judge(now) for _ in range(3)} >= {f"{hour:%Y-%m-%dT%H}", None}
+    same(answer(store).document, anew(store).document)
 
 
 def test_a_full_disk_costs_the_kept_verdict_and_nothing_else(
