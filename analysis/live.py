@@ -172,7 +172,11 @@ def _added(counters: pl.DataFrame, new: Verdict, until: datetime) -> pl.DataFram
             "lost_seconds",
             ("job", "cause"),
         ),
-        _sums(new.partial.windows.with_columns(pl.lit(0.0).alias("_")), MARK, "_", ("host",)),
+        # Also of a host whose first rows made no window yet: it was looked at.
+        *(
+            _sums(rows.with_columns(pl.lit(0.0).alias("_")), MARK, "_", ("host",))
+            for rows in (new.partial.windows, new.seen)
+        ),
     ]
     late = pl.col("ts").min() <= until - CURRENT
     hosts, jobs = (

@@ -97,8 +97,11 @@ class TopologyFile:
         try:
             stamp = self._look()
             if stamp != self._stamp:
-                self._stamp = stamp
-                self._held = self._read()
+                try:
+                    self._held = self._read()
+                finally:
+                    # Last, for another thread to read it too rather than to take what was there.
+                    self._stamp = stamp
         except UserError as error:
             log.warning("the topology stays as it was: %s", error)
         return self._held

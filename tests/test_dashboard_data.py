@@ -222,7 +222,7 @@ def test_an_answer_has_the_topology_of_its_time(store: Store, tmp_path: Path) ->
     first = source.answer(live()).topology
     assert first is not None
     assert first.leaves == ["leaf1"]
-    (tmp_path / "next").write_text("SwitchName=leaf[1-2] Nodes=r01-n01")
+    (tmp_path / "next").write_text("SwitchName=leaf1 Nodes=r01-n01\nSwitchName=leaf2 Nodes=r01-n02")
     (tmp_path / "next").replace(file)
     fixed = source.answer(parse_range("2026-03-02", "2026-03-03", datetime.now(UTC)))
     assert fixed.topology is not None

@@ -138,6 +138,19 @@ def test_a_restarted_hub_adds_verdicts_and_changes_none(
         assert kept(store.scan, None, None) is not None
 
 
+def test_the_first_windows_of_a_store_are_not_late(
+    tables: Mapping[str, pl.DataFrame], tmp_path: Path
+) -> None:
+    ends = tables["gpu"]["ts"].unique().sort()[:5].to_list()
+    with Store(tmp_path / "s") as store:
+        live = Live(store, Streaming(store))
+        for end in ends:
+            store.append(between(tables, end - STEP, end))
+            live.update(end)
+        assert store.scan("verdict_seen").collect()["late"].sum() == 0.0
+        same(answer(store).document, anew(store).document)
+
+
 def test_rows_that_nobody_judged_are_diagnosed_anew(store: Store) -> None:
     start = END - timedelta(minutes=5)
     assert kept(store.scan, start, END) is not None

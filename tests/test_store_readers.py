@@ -27,16 +27,21 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = [T0 + timedelta(minutes=n) for n in range(1, 91)]
     rows = {"ts": pl.Series(ends, dtype=TS), "host": "a", "gpu": "GPU-1", "job": "j"}
     with Store(tmp_path / "data") as store:
+        gpu = pl.DataFrame(rows)
         store.append(
-            {"gpu": pl.DataFrame(rows).with_columns(active_seconds=pl.int_range(1, 91).cast(pl.Float64))}
+            {
+                "gpu": gpu.with_columns(active_seconds=pl.int_range(1, 91).cast(pl.Float64)),
+                "verdict_loss": gpu.with_columns(cause=pl.lit("storage.read"), lost_seconds=60.0),
+            }
         )
         store.seal(T0 + timedelta(minutes=75))
     monkeypatch.chdir(tmp_path)
 
 
 def test_duckdb_reads_the_sealed_hours(data: None) -> None:
-    (query,) = blocks("sql")
-    assert duckdb.sql(query).fetchall() == [("a", "GPU-1", 58.0)]
+    rows, verdicts = blocks("sql")
+    assert duckdb.sql(rows).fetchall() == [("a", "GPU-1", 58.0)]
+    assert duckdb.sql(verdicts).fetchall() == [("j", "storage.read", pytest.approx(59 / 60))]
 
 
 def test_pandas_and_polars_read_what_the_page_says(data: None) -> None:
