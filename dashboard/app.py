@@ -32,6 +32,7 @@ from wellfed.dashboard.registry import parse
 from wellfed.dashboard.search import find
 from wellfed.dashboard.theme import DARK, SKINS
 from wellfed.dashboard.view import Component, Page, View
+from wellfed.errors import UserError
 
 __all__ = ["create_app", "page", "view_of"]
 
@@ -130,10 +131,17 @@ def _render(app: Dash, source: Source, notes: Notes, access: Access) -> None:
             return await asyncio.to_thread(render, path or "/", search or "", theme, seen)
         except PreventUpdate:
             raise
+        except UserError as error:
+            return _instead(f"{error} ", html.A("Show the last 15 minutes", href="?from=15m"))
         except Exception:
             log.exception("page %s failed", path)
-            failed = html.Div(_FAILED, className="banner bad", role="alert")
-            return (*[no_update] * 4, failed, {"failed": True}, None)
+            return _instead(_FAILED)
+
+
+def _instead(*why: str | Component) -> tuple[Component, ...]:
+    """What an update gives that cannot be made: the page as it was, and why."""
+    failed = html.Div(list(why), className="banner bad", role="alert")
+    return (*[no_update] * 4, failed, {"failed": True}, None)
 
 
 def _search(app: Dash, source: Source) -> None:

@@ -22,7 +22,9 @@ from wellfed.analysis.judged import kept
 from wellfed.analysis.store import Store
 from wellfed.collectors.catalog import TABLES
 from wellfed.dashboard.ranges import Range
+from wellfed.dashboard.room import require
 from wellfed.dashboard.topology import Topology
+from wellfed.errors import UserError
 from wellfed.prices import Prices
 
 __all__ = ["Answer", "Source", "StoreSource"]
@@ -106,7 +108,10 @@ class Source(Protocol):
         ...
 
     def answer(self, wanted: Range) -> Answer:
-        """The answer for a range; may take long, so never on the event loop."""
+        """The answer for a range; may take long, so never on the event loop.
+
+        Raises UserError where it does not fit into memory.
+        """
         ...
 
 
@@ -156,12 +161,21 @@ class StoreSource:
     def _rows(self) -> int:
         return sum(answer.diagnosis.windows.height for answer in self._kept.values())
 
+    def _windows(self, wanted: Range) -> int:
+        counts = [
+            self._store.scan(table, wanted.start, wanted.end).select(pl.len()) for table in ("gpu", "step")
+        ]
+        return max(int(count.item()) for count in pl.collect_all(counts, engine="streaming"))
+
     def _rests(self, key: _Key) -> bool:
         return time.monotonic() < self._pause.get(key, 0.0)
 
     def _make(self, wanted: Range, earlier: Answer | None, made: Future[Answer]) -> None:
         try:
             answer = self._compute(wanted, earlier)
+        except UserError as error:
+            log.warning("%s", error)
+            made.set_exception(error)
         except Exception as error:
             log.exception("the diagnosis of %s failed", wanted.text)
             made.set_exception(error)
@@ -174,6 +188,7 @@ class StoreSource:
     def _compute(self, wanted: Range, earlier: Answer | None) -> Answer:
         began = time.monotonic()
         revision = self._version()
+        require(self._windows(wanted), wanted.text, self._store.path)
         known = kept(self._store.scan, wanted.start, wanted.end)
         until = known.until or wanted.end if known else wanted.end
         tables = {

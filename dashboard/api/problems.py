@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from wellfed.errors import UserError
+
 __all__ = ["MEDIA_TYPE", "add_problems", "problem"]
 
 log = logging.getLogger("wellfed.api")
@@ -47,6 +49,10 @@ def add_problems(api: FastAPI) -> None:
         ]
         detail = "; ".join(f"{e['in']}: {e['detail']}" for e in errors)
         return problem(422, detail, request.url.path, errors=errors)
+
+    @api.exception_handler(UserError)
+    async def unfit(request: Request, error: UserError) -> JSONResponse:
+        return problem(422, str(error), request.url.path)
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
