@@ -138,7 +138,8 @@ def kept(scan: Scan, start: datetime | None, end: datetime | None) -> Kept | Non
         fresh = datetime.now(UTC) - newest < BEHIND and (missed["ts"] > newest).all()
         if not fresh:
             return None
-        end = newest
+    # What is judged while this reads is not taken in halves.
+    end = min(end, newest) if end else newest
     tables = {name: _rows(scan, name, start, end) for name in JUDGED}
     windows, shares, episodes, votes = pl.collect_all(
         [
@@ -153,7 +154,7 @@ def kept(scan: Scan, start: datetime | None, end: datetime | None) -> Kept | Non
     found = Partial(windows, shares, Episodes(episodes, votes), step)
     inside = seen.filter(pl.col("ts") > start) if start else seen
     inside = inside.filter(pl.col("ts") <= end) if end else inside
-    if inside.select(_COUNTED).sum().row(0) != tuple(rows.height for rows in _rows_of(found)):
+    if windows.is_empty() or inside.select(_COUNTED).sum().row(0) != tuple(r.height for r in _rows_of(found)):
         return None
     return Kept(found, None if missed.is_empty() else newest)
 

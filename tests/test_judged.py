@@ -160,6 +160,28 @@ def test_rows_that_nobody_judged_are_diagnosed_anew(store: Store) -> None:
     assert kept(store.scan, END - HOUR, start - STEP) is not None
 
 
+def test_a_range_beside_what_was_judged_has_no_verdicts(store: Store) -> None:
+    assert kept(store.scan, END + STEP, END + HOUR) is None
+    assert kept(store.scan, END - timedelta(days=2), END - timedelta(days=1)) is None
+    assert kept(store.scan, END - timedelta(days=1), END + HOUR) is not None
+
+
+def test_what_is_judged_while_it_is_read_is_not_taken_in_halves(store: Store) -> None:
+    verdicts = {name: store.scan(name).collect() for name in JUDGED}
+    later = {name: rows.with_columns(pl.col("ts") + HOUR) for name, rows in verdicts.items()}
+
+    def scan(table: str, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
+        rows = store.scan(table, start, end)
+        if table == "gpu":
+            # The hub goes on once the first of its tables was read.
+            store.append(later)
+        return rows
+
+    known = kept(scan, None, END + 2 * HOUR)
+    assert known is not None
+    assert known.partial.windows["ts"].max() == END
+
+
 def test_a_live_hub_is_not_asked_about_the_window_it_is_judging(
     tables: Mapping[str, pl.DataFrame], tmp_path: Path
 ) -> None:
