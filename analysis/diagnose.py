@@ -18,7 +18,7 @@ from wellfed.analysis.hosts import facts, pressures
 from wellfed.analysis.profile import Profile, profiles, work
 from wellfed.analysis.roots import root_view
 from wellfed.analysis.schema import TS
-from wellfed.analysis.segment import Partial, State, combine, cut, map_segment
+from wellfed.analysis.segment import Partial, State, combine, map_segments
 from wellfed.analysis.split import SHARES
 from wellfed.analysis.windows import amounts, boots, native_step
 from wellfed.collectors.catalog import TABLES
@@ -75,7 +75,7 @@ def diagnose(
     prices = Prices(price) if isinstance(price, float | int) else price
     step = judged.step if judged else native_step(tables)
     hosts = pressures(tables["host"], step).collect(engine="streaming")
-    partials = [judged] if judged else _judged(tables, step, stretch)
+    partials = [judged] if judged else map_segments(tables, State(step, stretch))
     if partials:
         rows, split, found = combine(partials, step)
         if since is not None:
@@ -120,11 +120,6 @@ def diagnose(
         "hosts": facts(hosts),
     }
     return Diagnosis(document, windows, split, hosts, used, done)
-
-
-def _judged(tables: Mapping[str, pl.LazyFrame], step: float, stretch: float) -> list[Partial]:
-    state = State(step, stretch)
-    return [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
 
 
 def _windows(rows: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:

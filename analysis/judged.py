@@ -121,11 +121,13 @@ def _rows_of(partial: Partial) -> tuple[pl.DataFrame, ...]:
 
 def kept(scan: Scan, start: datetime | None, end: datetime | None) -> Kept | None:
     """The verdicts of (start, end], None where they do not cover its GPUs. scan: that of a Store."""
-    seen = _rows(scan, "verdict_seen", start, end, timedelta(minutes=2)).select(list(SEEN)).collect()
+    # A row belongs to the nearest window, which may end a little outside.
+    around = (start - BEHIND if start else None, end + BEHIND if end else None)
+    seen = scan("verdict_seen", *around).select(list(SEEN)).collect()
     if seen.is_empty() or seen["version"].n_unique() > 1 or seen["step"].n_unique() > 1:
         return None
     step = float(seen["step"][0])
-    if seen["version"][0] != VERSION or seen["late"].mean() > LATE:  # type: ignore[operator]
+    if seen["version"][0] != VERSION or seen.select(pl.col("late").mean()).item() > LATE:
         return None
     newest = seen["ts"].max()
     assert isinstance(newest, datetime)
@@ -140,7 +142,7 @@ def kept(scan: Scan, start: datetime | None, end: datetime | None) -> Kept | Non
             return None
     # What is judged while this reads is not taken in halves.
     end = min(end, newest) if end else newest
-    tables = {name: _rows(scan, name, start, end) for name in JUDGED}
+    tables = {name: scan(name, start, end) for name in JUDGED}
     windows, shares, episodes, votes = pl.collect_all(
         [
             tables["verdict"].select(list(WINDOWS)).sort("ts", "host", "gpu"),
@@ -157,9 +159,3 @@ def kept(scan: Scan, start: datetime | None, end: datetime | None) -> Kept | Non
     if windows.is_empty() or inside.select(_COUNTED).sum().row(0) != tuple(r.height for r in _rows_of(found)):
         return None
     return Kept(found, None if missed.is_empty() else newest)
-
-
-def _rows(
-    scan: Scan, table: str, start: datetime | None, end: datetime | None, more: timedelta = timedelta()
-) -> pl.LazyFrame:
-    return scan(table, start - more if start else None, end + more if end else None)

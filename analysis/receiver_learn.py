@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
@@ -278,9 +279,17 @@ def _points(row: _Row) -> Iterator[int]:
 def _wordings(table: str) -> Iterator[tuple[str, Callable[[_Row], str | None]]]:
     """A table's columns of text in the order of texts_of(): attribute, and what a row has there."""
     for nth, attribute in enumerate(KEYS[table]):
-        yield attribute, lambda row, nth=nth: row.key[nth]  # type: ignore[misc]
+        yield attribute, partial(_key, nth)
     for name in INFOS[table]:
-        yield name, lambda row, name=name: row.info.get(name)  # type: ignore[misc]
+        yield name, partial(_info, name)
+
+
+def _key(nth: int, row: _Row) -> str | None:
+    return row.key[nth]
+
+
+def _info(name: str, row: _Row) -> str | None:
+    return row.info.get(name)
 
 
 def _places(at: Sequence[int], offset: int) -> _Places:

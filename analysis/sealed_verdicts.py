@@ -9,17 +9,16 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from wellfed.analysis.history import WARM
 from wellfed.analysis.judged import frames, kept, looked_at, seen_rows
-from wellfed.analysis.segment import State, cut, joined, map_segment
+from wellfed.analysis.segment import State, joined, map_segments
 from wellfed.analysis.segments import hour_name, hour_start
 from wellfed.analysis.store import Store
 from wellfed.analysis.windows import native_step
 from wellfed.collectors.catalog import TABLES
 
-__all__ = ["WARM", "Latecomers", "judge_hour"]
+__all__ = ["Latecomers", "judge_hour"]
 
-#: What is read before an hour to learn what is normal there.
-WARM = timedelta(hours=2)
 #: Hours that ended longer ago are diagnosed when they are asked for.
 REACH = timedelta(hours=24)
 _HOUR, _TICK = timedelta(hours=1), timedelta(milliseconds=1)
@@ -54,10 +53,9 @@ def judge_hour(store: Store, hour: str) -> None:
     """Judges a sealed hour and keeps its verdicts in place of those there were. Raises OSError."""
     begin = hour_start(hour) - _TICK
     end = begin + _HOUR
-    tables = {name: store.scan(name, begin - WARM, end) for name in TABLES}
+    tables = {name: store.scan(name, begin - WARM * _HOUR, end) for name in TABLES}
     step = native_step(tables)
-    state = State(step)
-    partials = [p for p in (map_segment(segment, state) for segment in cut(tables, step)) if p is not None]
+    partials = map_segments(tables, State(step))
     inside = (pl.col("ts") > begin) & (pl.col("ts") <= end)
     windows = looked_at(tables, step).filter(inside).sort("ts", "host").collect(engine="streaming")
     partial = joined(partials, step).each(lambda rows: rows.filter(inside))

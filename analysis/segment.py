@@ -28,7 +28,7 @@ from wellfed.analysis.split import amounts as by_cause
 from wellfed.analysis.windows import amounts, boots, carried, on_grid
 from wellfed.collectors.catalog import TABLES
 
-__all__ = ["READ", "WINDOWS", "Partial", "State", "combine", "cut", "joined", "map_segment"]
+__all__ = ["READ", "WINDOWS", "Partial", "State", "combine", "cut", "joined", "map_segment", "map_segments"]
 
 #: Tables that the diagnosis reads.
 READ = tuple(name for name in TABLES if name not in ("array", "collector"))
@@ -173,6 +173,12 @@ def map_segment(tables: Mapping[str, pl.LazyFrame], state: State) -> Partial | N
     lost = by_cause(rows)
     episodes = inside(state.debounce.held(rows, lost), rows)
     return Partial(rows.select(list(WINDOWS)), shares(rows, lost), episodes, state.step)
+
+
+def map_segments(tables: Mapping[str, pl.LazyFrame], state: State) -> list[Partial]:
+    """The answers of a range, in stretches that fit in memory. state: advanced to its end."""
+    partials = (map_segment(stretch, state) for stretch in cut(tables, state.step))
+    return [partial for partial in partials if partial is not None]
 
 
 def combine(

@@ -51,6 +51,7 @@ class Numbers:
         """As `number` writes each."""
         texts = self._texts
         for place in compress(count(), map(ne, values, self._values)):
+            # A template has places for what was measured alone, so none is None here.
             texts[place] = number(values[place])  # type: ignore[arg-type]
         self._values = values
         return tuple(texts)
