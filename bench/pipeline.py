@@ -33,9 +33,9 @@ FAULTS: dict[str, str | None] = {
 }
 BATCH = 32
 FEATURES = 1024
-#: Bytes of the file behind the slow loader, and uncached small reads a sample.
+#: Bytes of the file behind the slow loader, and seconds that a batch of it waits for the disk.
 SIZE = 256 << 20
-READS = 48
+STALL = 0.3
 #: Fourier transforms that a sample costs the CPU-bound loader.
 TRANSFORMS = 12
 
@@ -48,6 +48,13 @@ class Samples:
         self._at = at
         self._path = path
         self._image = np.random.default_rng(7).standard_normal((128, FEATURES))
+        self._reads = 1
+        if fault == "slow":
+            begin = time.monotonic()
+            for index in range(200):
+                self._read(index)
+            # Some disks are twenty times as fast as others.
+            self._reads = round(STALL / BATCH / ((time.monotonic() - begin) / 200)) + 1
 
     def __len__(self) -> int:
         return 1 << 30
@@ -67,7 +74,7 @@ class Samples:
         file = os.open(self._path, os.O_RDONLY | os.O_DIRECT)
         try:
             with mmap.mmap(-1, 4096) as page:
-                for at in np.random.default_rng(index).integers(0, SIZE >> 12, READS):
+                for at in np.random.default_rng(index).integers(0, SIZE >> 12, self._reads):
                     os.preadv(file, [page], int(at) << 12)
         finally:
             os.close(file)

@@ -32,7 +32,7 @@ from wellfed.collectors.agent import choose
 from wellfed.collectors.registry import Roots
 from wellfed.collectors.sampler import Sampler, Window
 from wellfed.collectors.steps import Steps
-from wellfed.up import frames
+from wellfed.frames import frames
 
 HERE = Path(__file__).parent
 #: The host's name in recordings: they are published.

@@ -26,7 +26,7 @@ from wellfed.collectors.catalog import TABLES
 from wellfed.collectors.otlp import Encoder
 from wellfed.collectors.registry import Row
 from wellfed.collectors.sampler import Window
-from wellfed.up import frames as in_process
+from wellfed.frames import frames as in_process
 
 NOW = datetime(2026, 3, 1, 10, tzinfo=UTC).timestamp()
 

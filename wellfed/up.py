@@ -12,23 +12,20 @@ from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 
-import polars as pl
-
 from wellfed.analysis.live import Live
-from wellfed.analysis.schema import schema
 from wellfed.analysis.store import Store
 from wellfed.analysis.streaming import Streaming
 from wellfed.background import Background
 from wellfed.collectors.agent import choose, host_name, metrics, roots_of
-from wellfed.collectors.catalog import HOST, TABLES
-from wellfed.collectors.sampler import Sampler, Window, by_table
+from wellfed.collectors.sampler import Sampler
+from wellfed.frames import frames
 from wellfed.hub import judge, keep
 from wellfed.options import DEFAULT_DATA
 from wellfed.prices import Prices
 from wellfed.serve import bind, doorway, prepare, wiring
 from wellfed.verdicts import verdicts
 
-__all__ = ["frames", "up"]
+__all__ = ["up"]
 
 
 def up(options: Mapping[str, object]) -> int:
@@ -60,25 +57,3 @@ def up(options: Mapping[str, object]) -> int:
         print(f"wellfed: store     {store.path}", file=sys.stderr)
         prepare(listener, store, access, price=price, version=lambda: live.updates, topology=topology)()
     return 0
-
-
-def frames(window: Window, host: str) -> dict[str, pl.DataFrame]:
-    """A window as one frame a table, in the catalog's schema, stamped with its end and this host."""
-    out = {}
-    for name, rows in by_table(window.rows).items():
-        table = TABLES[name]
-        keys = [key for key in table.keys if key != HOST]
-        records = [
-            {
-                "ts": round(window.ts * 1000),
-                HOST: host if HOST in table.keys else None,
-                **dict(zip(keys, row.key, strict=True)),
-                **row.values,
-                **{column: text for column, text in row.info.items() if text},
-            }
-            for row in rows
-        ]
-        shape = schema(table)
-        loose = pl.Schema({**shape, "ts": pl.Int64()})
-        out[name] = pl.DataFrame(records, schema=loose).cast({"ts": shape["ts"]})
-    return out

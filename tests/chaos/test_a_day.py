@@ -33,7 +33,7 @@ from wellfed.collectors.page import Page
 from wellfed.collectors.registry import Roots
 from wellfed.collectors.sampler import Sampler, Window
 from wellfed.collectors.spool import Spool
-from wellfed.up import frames
+from wellfed.frames import frames
 
 node, folder, windows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 roots = Roots(node + "/proc", node + "/sys")
