@@ -2,7 +2,7 @@
 
 Prints the agent's side per read, the worker's share of a core with and without GPM, its memory, and how one
 prepared nvmlDeviceGetFieldValues buffer compares with asking through pynvml each time. The scripted driver
-answers at once: what a real driver adds is not in these numbers (`make gpu` measures it).
+answers at once, or takes the CPU that driver 580 was seen to take for an H100 (`make gpu` measures a real one).
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ FIELDS = """
 import time, pynvml
 from array import array
 from wellfed.collectors.nvml_calls import Context
-from wellfed.collectors.nvml_fields import Fields
+from wellfed.collectors.nvml_fields import EACH_TICK, Fields
 from wellfed.collectors.nvml_page import NULLS, Writer, create
 pynvml.nvmlInit()
 context = Context(Writer(create()))
 handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(8)]
-prepared = [Fields(context, i, f"GPU-{i}", handle, pcie=False) for i, handle in enumerate(handles)]
+prepared = [
+    Fields(context, i, f"GPU-{i}", handle, EACH_TICK, name="fields") for i, handle in enumerate(handles)
+]
 row = array("d", NULLS)
 ids = [entry.fieldId for entry in prepared[0]._buffer]
 def best(what):
@@ -77,12 +79,18 @@ def measure(environment: dict[str, str], folder: Path, seconds: float) -> str:
     )
 
 
+def build(folder: Path, define: str) -> None:
+    """Compiles the scripted driver."""
+    library = str(folder / "libnvidia-ml.so.1")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-O2", "-DFIXED", define, "-o", library, str(SOURCE)], check=True
+    )
+
+
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        library = str(folder / "libnvidia-ml.so.1")
-        subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-DFIXED", "-o", library, str(SOURCE)], check=True)
         control = folder / "control"
         root = str(Path(__file__).parents[1])
         environment = dict(os.environ) | {
@@ -91,7 +99,14 @@ def main() -> None:
             "PYTHONPATH": root,
         }
         training = "".join(f"metric:{metric} 40\n" for metric in METRICS)
-        for title, script in (("GPM at 10 Hz", f"gpus 8\n{training}"), ("without GPM", "gpus 8\ngpm 0\n")):
+        with_gpm, without = f"gpus 8\n{training}", "gpus 8\ngpm 0\n"
+        for title, script, define in (
+            ("as dear as an H100's, GPM at 10 Hz", with_gpm, "-DDEAR"),
+            ("as dear as an H100's, without GPM", without, "-DDEAR"),
+            ("GPM at 10 Hz", with_gpm, "-DFREE"),
+            ("without GPM", without, "-DFREE"),
+        ):
+            build(folder, define)
             control.write_text(script)
             print(f"8 GPUs, {title}: {measure(environment, folder, seconds)}", flush=True)
         subprocess.run([sys.executable, "-c", FIELDS], env=environment, check=True)

@@ -97,7 +97,21 @@ def _tables(windows: list[Window]) -> dict[str, pl.DataFrame]:
         whole["job"] = (
             whole["job"].filter(pl.col("job") == "recorded").with_columns(user=pl.lit(None, pl.String))
         )
-    return whole
+    return _anonymous(whole)
+
+
+def _anonymous(tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """GPUs by number: their UUIDs are published as little as the host's name."""
+    found = tables["gpu"]["gpu"].unique().sort() if "gpu" in tables else []
+    names = {uuid: f"GPU-{number}" for number, uuid in enumerate(found)}
+    return {
+        name: table.with_columns(pl.col("gpu", "parent").replace(names))
+        if name == "gpu"
+        else table.with_columns(pl.col("gpu").replace(names))
+        if "gpu" in table.columns
+        else table
+        for name, table in tables.items()
+    }
 
 
 def judge(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,10 @@ One rule for every source that sees inside a GPU. Source: SIGNALS, table `gpu`. 
 
 from __future__ import annotations
 
-__all__ = ["idles", "spins"]
+__all__ = ["RESIDENT", "idles", "spins"]
+
+#: Share of a moment with a kernel resident, from which on a GPU that does nothing else spins.
+RESIDENT = 0.50
 
 
 def idles(active: float) -> bool:
@@ -15,4 +18,4 @@ def idles(active: float) -> bool:
 
 def spins(active: float, sm: float, tensor: float, dram: float) -> bool:
     """Whether a kernel is resident that keeps no SM, tensor pipe or memory busy: it waits for its peers."""
-    return active >= 0.50 and sm < 0.25 and tensor < 0.03 and dram < 0.10
+    return active >= RESIDENT and sm < 0.25 and tensor < 0.03 and dram < 0.10

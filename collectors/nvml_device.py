@@ -3,7 +3,8 @@
 What: everything of the table `gpu` that NVML knows. Source: prepared calls into libnvidia-ml; GPM where there
 is one, else the driver's utilisation samples; slices have memory, processes and GPM of their own, the rest
 belongs to their GPU. nvmlDeviceGetPcieThroughput is never called: it sleeps 20 ms. Processes are those with a
-compute context. Cost: 40 us a tick on top of the driver. Privilege: none; see gpm for what may need root.
+compute context. Cost: 40 us a tick on top of the
+driver, whose own are in nvml_fields, gpm and docs/cost.md. Privilege: none; see gpm for what may need root.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pynvml
 
 from wellfed.collectors.gpm import Gpm
 from wellfed.collectors.nvml_calls import Call, Context
-from wellfed.collectors.nvml_fields import Fields
+from wellfed.collectors.nvml_fields import EACH_TICK, SELDOM, WITHOUT_GPM, Energy, Fields
 from wellfed.collectors.nvml_page import INDEX, NULLS
 from wellfed.collectors.nvml_samples import PLACES, Samples, Utilization
 
@@ -25,19 +26,20 @@ _NAN = float("nan")
 _NULLS = array("d", NULLS)
 _SM = pynvml.NVML_CLOCK_SM
 
-#: Call, its functions, argument before the output or None, column, unit in SI, at each tick or but rarely.
-_GAUGES: tuple[tuple[str, tuple[str, ...], int | None, str, float, bool], ...] = (
-    ("temperature", ("nvmlDeviceGetTemperature",), 0, "temperature_celsius", 1.0, True),
-    ("clocks", ("nvmlDeviceGetClockInfo",), _SM, "sm_clock_hertz", 1e6, True),
-    ("clocks", ("nvmlDeviceGetMaxClockInfo",), _SM, "sm_clock_max_hertz", 1e6, False),
-    ("power", ("nvmlDeviceGetEnforcedPowerLimit",), None, "power_limit_watts", 1e-3, False),
-    ("link", ("nvmlDeviceGetCurrPcieLinkGeneration",), None, "pcie_gen", 1.0, True),
-    ("link", ("nvmlDeviceGetCurrPcieLinkWidth",), None, "pcie_width", 1.0, True),
-    ("link", ("nvmlDeviceGetMaxPcieLinkGeneration",), None, "pcie_gen_max", 1.0, False),
-    ("link", ("nvmlDeviceGetMaxPcieLinkWidth",), None, "pcie_width_max", 1.0, False),
+#: Asked for at each tick, each slow one, or each thirtieth of those: some take the driver 0.2 and 2 ms.
+_ALWAYS, _SLOW, _SELDOM = range(3)
+#: Call, its functions, argument before the output or None, column, unit in SI, when.
+_GAUGES: tuple[tuple[str, tuple[str, ...], int | None, str, float, int], ...] = (
+    ("temperature", ("nvmlDeviceGetTemperature",), 0, "temperature_celsius", 1.0, _ALWAYS),
+    ("clocks", ("nvmlDeviceGetClockInfo",), _SM, "sm_clock_hertz", 1e6, _ALWAYS),
+    ("clocks", ("nvmlDeviceGetMaxClockInfo",), _SM, "sm_clock_max_hertz", 1e6, _SELDOM),
+    ("power", ("nvmlDeviceGetEnforcedPowerLimit",), None, "power_limit_watts", 1e-3, _SLOW),
+    ("link", ("nvmlDeviceGetCurrPcieLinkGeneration",), None, "pcie_gen", 1.0, _ALWAYS),
+    ("link", ("nvmlDeviceGetCurrPcieLinkWidth",), None, "pcie_width", 1.0, _SLOW),
+    ("link", ("nvmlDeviceGetMaxPcieLinkGeneration",), None, "pcie_gen_max", 1.0, _SELDOM),
+    ("link", ("nvmlDeviceGetMaxPcieLinkWidth",), None, "pcie_width_max", 1.0, _SELDOM),
 )
 _THERMAL = pynvml.nvmlClocksThrottleReasonSwThermalSlowdown | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
-_HARD_THERMAL = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
 _POWER = pynvml.nvmlClocksThrottleReasonSwPowerCap
 _BRAKE = pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
 _UNREADY_FABRIC = {
@@ -77,7 +79,7 @@ class Device:
         self._sums = array("d", bytes(len(NULLS)))
         self._ticked = 0.0
         self._whole = instance is None
-        self._fields: Fields | None = None
+        self._seldom: Fields | None = None
         self._memory = _Memory(context, number, uuid, handle)
         self._processes = _Processes(context, number, uuid, handle)
         support = pynvml.c_nvmlGpmSupport_t()
@@ -116,6 +118,10 @@ class Device:
         self._power = self._call("power", ("nvmlDeviceGetPowerUsage",), self._watts)
         self._power_samples = Samples(context, number, self.uuid, handle, pynvml.NVML_TOTAL_POWER_SAMPLES)
         self._utilization = Utilization(context, number, self.uuid, handle, self._sums)
+        about = "throttling and ECC counters (nvmlDeviceGetFieldValues)"
+        self._fields = Fields(context, number, self.uuid, handle, EACH_TICK, name="fields", about=about)
+        self._energy = Energy()
+        self._slow_ticks = 0
         self._links = _Links(context, number, self.uuid, handle)
         self._fabric = pynvml.c_nvmlGpuFabricInfo_v2_t()
         self._fabric_call = self._call("fabric", ("nvmlDeviceGetGpuFabricInfoV",), ctypes.byref(self._fabric))
@@ -139,12 +145,12 @@ class Device:
         if self._whole:
             self._tick_whole(now, slow)
         if self.gpm is not None:
-            self.gpm.store(self.row, links=self._fields is not None and self._fields.links)
+            self.gpm.store(self.row)
         if self._whole and not self.cut:
             if self.gpm is None or self.gpm.failing:
-                self._store_utilization(now)
+                self._store_utilization(now, slow)
             else:
-                self._utilization.restart(now)
+                self._utilization.restart()
         self._ticked = now
 
     def _open_gpm(self, now: float) -> None:
@@ -160,29 +166,46 @@ class Device:
 
     def _tick_whole(self, now: float, slow: bool) -> None:
         row = self.row
-        for call, value, place, unit, always in self._gauges:
-            if always or slow:
+        seldom = slow and self._slow_ticks % 30 == 0
+        for call, value, place, unit, when in self._gauges:
+            if when == _ALWAYS or (slow and (when == _SLOW or seldom or row[place] != row[place])):
                 row[place] = value[0] * unit if call.run(now) else _NAN
-        if self._fields is None:
-            self._fields = Fields(self._context, self._number, self.uuid, self._handle, pcie=self.gpm is None)
-        self._throttled(now, self._fields.tick(row, now))
-        self._store_power(now)
+        self._slow_ticks += slow
+        self._fields.tick(row, now)
         if slow:
+            if self._seldom is None:
+                self._seldom = self._prepare_seldom()
+            self._seldom.tick(row, now)
             row[INDEX["nvlink_down"]] = self._links.down(now)
             self._check_fabric(now)
+        self._throttled(now)
+        self._store_power(now)
+        self._store_energy(now, read=slow)
 
-    def _throttled(self, now: float, thermal: float) -> None:
-        """Adds slowed time: the driver counts its own thermal slowdown, the event bits tell the rest."""
+    def _prepare_seldom(self) -> Fields:
+        fields = SELDOM if self.gpm is not None else SELDOM + WITHOUT_GPM
+        context, number, handle = self._context, self._number, self._handle
+        about = "energy, PCIe and NVLink counters (nvmlDeviceGetFieldValues)"
+        return Fields(context, number, self.uuid, handle, fields, name="counters", about=about)
+
+    def _throttled(self, now: float) -> None:
+        """Adds the time since the last tick to what slows the clocks now."""
         seconds = min(now - self._ticked, 2.0) if self._ticked else 0.0
         known = self._events.run(now)
         reasons = self._reasons.value if known else 0
-        counted = thermal == thermal
-        slowed = seconds if reasons & (_HARD_THERMAL if counted else _THERMAL) else 0.0
-        self._sum("throttle_thermal_seconds", max(thermal if counted else 0.0, slowed), known or counted)
+        self._sum("throttle_thermal_seconds", seconds if reasons & _THERMAL else 0.0, known)
         self._sum("throttle_brake_seconds", seconds if reasons & _BRAKE else 0.0, known)
         capped = self.row[INDEX["throttle_power_seconds"]]
         if capped != capped:
             self._sum("throttle_power_seconds", seconds if reasons & _POWER else 0.0, known)
+
+    def _store_energy(self, now: float, *, read: bool) -> None:
+        place = INDEX["energy_joules"]
+        if read:
+            self._energy.read(self.row[place])
+        elif self._ticked:
+            self._energy.add(self.row[INDEX["power_watts"]] * (now - self._ticked))
+        self.row[place] = self._energy.joules
 
     def _sum(self, column: str, grown: float, known: bool) -> None:
         place = INDEX[column]
@@ -200,8 +223,8 @@ class Device:
         elif self._power.run(now):
             self.row[place] = self._watts[0] * 1e-3
 
-    def _store_utilization(self, now: float) -> None:
-        known = self._utilization.tick(now)
+    def _store_utilization(self, now: float, slow: bool) -> None:
+        known = self._utilization.tick(now, slow=slow)
         for place in PLACES:
             self.row[place] = self._sums[place] if known else _NAN
 

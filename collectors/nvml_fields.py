@@ -1,15 +1,16 @@
-"""Energy, throttling, PCIe, ECC, row remapping and NVLink of one GPU in a single driver call.
+"""Energy, throttling, PCIe, ECC, row remapping and NVLink of one GPU, many numbers in one driver call.
 
-What: one prepared buffer for nvmlDeviceGetFieldValues, filled again at each tick. Source: the driver's field
+What: a prepared buffer for nvmlDeviceGetFieldValues, filled again at each tick. Source: the driver's field
 values. Fields the GPU does not have are left out of the buffer; all are asked again each minute.
-Cost: one call of 6 us plus what the driver needs (not measured on hardware). Privilege: none.
+Cost, on an H100 with driver 580: what EACH_TICK names lies ready in the driver (4 us); energy takes 3.3 ms of
+CPU, a PCIe field 0.2 to 0.5 ms, each time. Privilege: none.
 
-Units, by NVML's header and not checked on hardware: energy mJ, throttling ns, NVLink KiB (scope UINT_MAX is
-all links), power mW, PCIe bytes.
-PCIe bytes come from here only where GPM does not give them: 0.2 to 0.4 ms a field, reported by others.
-The brake's and the thermal slowdown's own nanosecond fields are not used: their numbers moved between driver
-branches (251..253 in 575 and 580, 269..271 later, power smoothing in 570), so the same number means something
-else elsewhere. The integral of the clock event bits, which never moved, stands in for them (nvml_device).
+Units, by NVML's header: energy mJ, throttling ns, power mW (these seen on the H100), NVLink KiB (scope
+UINT_MAX is all links), PCIe bytes. PCIe and NVLink bytes come from here only where GPM does not give them.
+The nanoseconds of thermal slowdown are not asked for: 1 ms of CPU for the driver's own, and those of the
+brake and of the hardware's slowdown changed their numbers between driver branches (251..253 in 575 and 580,
+269..271 later, power smoothing in 570). The integral of the clock event bits, which never moved, tells both
+(nvml_device).
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ import pynvml
 
 from wellfed.collectors.nvml_calls import Call, Context
 from wellfed.collectors.nvml_page import INDEX
+from wellfed.collectors.rising import Rising
 
-__all__ = ["FIELDS", "Fields", "advance", "decode"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["EACH_TICK", "FIELDS", "SELDOM", "WITHOUT_GPM", "Energy", "Fields", "advance", "decode"]
 
 _NAN = float("nan")
 _ALL_LINKS = 0xFFFFFFFF
@@ -35,7 +41,6 @@ _TOTAL, _SUM, _LEVEL = range(3)
 FIELDS = {
     pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION: ("energy_joules", 1e-3, 0, _TOTAL),
     pynvml.NVML_FI_DEV_PERF_POLICY_POWER: ("throttle_power_seconds", 1e-9, 0, _TOTAL),
-    pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL: ("throttle_thermal_seconds", 1e-9, 0, _SUM),
     pynvml.NVML_FI_DEV_PCIE_REPLAY_COUNTER: ("pcie_replays", 1.0, 0, _TOTAL),
     pynvml.NVML_FI_DEV_ECC_SBE_VOL_TOTAL: ("ecc_corrected", 1.0, 0, _TOTAL),
     pynvml.NVML_FI_DEV_ECC_DBE_VOL_TOTAL: ("ecc_uncorrected", 1.0, 0, _TOTAL),
@@ -44,10 +49,20 @@ FIELDS = {
     pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX: ("nvlink_tx_bytes", 1024.0, _ALL_LINKS, _SUM),
     pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX: ("nvlink_rx_bytes", 1024.0, _ALL_LINKS, _SUM),
     pynvml.NVML_FI_DEV_POWER_INSTANT: ("power_watts", 1e-3, 0, _LEVEL),
+    # Of the last second, where there is one: the later of two fields for a column wins.
+    pynvml.NVML_FI_DEV_POWER_AVERAGE: ("power_watts", 1e-3, 0, _LEVEL),
     pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES: ("pcie_tx_bytes", 1.0, 0, _SUM),
     pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES: ("pcie_rx_bytes", 1.0, 0, _SUM),
 }
-_PCIE = frozenset({pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES, pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES})
+#: What the driver has at hand, what it asks the GPU for, and what GPM tells for less.
+SELDOM = (pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, pynvml.NVML_FI_DEV_PCIE_REPLAY_COUNTER)
+WITHOUT_GPM = (
+    pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX,
+    pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX,
+    pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES,
+    pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES,
+)
+EACH_TICK = tuple(field for field in FIELDS if field not in SELDOM + WITHOUT_GPM)
 
 
 def decode(kind: int, raw: int) -> float:
@@ -86,40 +101,41 @@ def advance(last: float, value: float) -> float:
 
 
 class Fields:
-    """All fields of one GPU. tick() writes them into the row."""
+    """Some fields of one GPU. tick() writes them into the row.
 
-    def __init__(self, context: Context, number: int, device: str, handle: object, *, pcie: bool) -> None:
+    name: of the call. about: what is missing where the GPU answers none of them; "" where that is nobody's
+    problem.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        number: int,
+        device: str,
+        handle: object,
+        fields: Sequence[int],
+        *,
+        name: str,
+        about: str = "",
+    ) -> None:
         self._retry = context.retry
-        self._wanted = [field for field in FIELDS if pcie or field not in _PCIE]
+        self._wanted = fields
         self._handle = handle
         self._last: dict[int, float] = {}
         self._totals: dict[int, float] = {}
-        self._call = Call(
-            context,
-            number,
-            device,
-            "fields",
-            ("nvmlDeviceGetFieldValues",),
-            (),
-            about="energy, throttling, ECC and NVLink counters (nvmlDeviceGetFieldValues)",
-        )
-        self._prepare(self._wanted)
+        self._call = Call(context, number, device, name, ("nvmlDeviceGetFieldValues",), (), about=about)
+        self._prepare(fields)
         self._probed = 0.0
-        self.links = False
 
-    def _prepare(self, fields: list[int]) -> None:
+    def _prepare(self, fields: Sequence[int]) -> None:
         self._buffer = (pynvml.c_nvmlFieldValue_t * len(fields))()
         for entry, field in zip(self._buffer, fields, strict=True):
             entry.fieldId = field
             entry.scopeId = FIELDS[field][2]
         self._call.arguments = (self._handle, ctypes.c_int(len(fields)), self._buffer)
 
-    def tick(self, row: array[float], now: float) -> float:
-        """Fills the row's columns; null where the field does not answer.
-
-        Returns the seconds of thermal throttling since the last tick: NaN where the driver does not count
-        them.
-        """
+    def tick(self, row: array[float], now: float) -> None:
+        """Fills the row's columns; null where the field does not answer."""
         probing = now - self._probed >= _REPROBE * self._retry
         if probing:
             self._prepare(self._wanted)
@@ -127,8 +143,7 @@ class Fields:
         for field in self._wanted:
             row[INDEX[FIELDS[field][0]]] = _NAN
         if not self._call.run(now):
-            return _NAN
-        thermal = _NAN
+            return
         answered = []
         denied = 0
         for field, _, _, _, kind, code, raw in _VALUE.iter_unpack(self._buffer):
@@ -140,20 +155,42 @@ class Fields:
             value = decode(kind, raw)
             grown = advance(self._last.get(field, value), value)
             self._last[field] = value
-            if field == pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL:
-                thermal = grown * unit
-                continue
             first = value if how == _TOTAL else 0.0
             self._totals[field] = self._totals[field] + grown if field in self._totals else first
             row[INDEX[column]] = unit * (value if how == _LEVEL else self._totals[field])
-        self.links = pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX in answered
         if not answered:
             self._call.fail(denied or pynvml.NVML_ERROR_NOT_SUPPORTED, now)
-            return _NAN
+            return
         if denied:
             self._call.note(denied)
         elif probing:
             self._call.clear()
         if len(answered) < len(self._buffer):
             self._prepare(answered)
-        return thermal
+
+
+class Energy:
+    """Joules of one GPU: the driver's counter when it is read, and power over time on top until then."""
+
+    def __init__(self) -> None:
+        #: NaN before the first reading and after one that failed.
+        self.joules = _NAN
+        self._counted = _NAN
+        self._told = 0.0
+        self._rising = Rising()
+
+    def read(self, counted: float) -> None:
+        """Takes the counter's value, NaN where the driver does not answer."""
+        if self._counted == self._counted and counted == counted:
+            self.joules += self._rising.step(counted - self._counted - self._told)
+        else:
+            self.joules = counted
+            self._rising = Rising()
+        self._counted = counted
+        self._told = 0.0
+
+    def add(self, joules: float) -> None:
+        """What flowed since the last time, as far as the power tells; NaN where it does not."""
+        if joules == joules:
+            self._told += joules
+            self.joules += self._rising.step(joules)

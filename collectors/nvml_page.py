@@ -89,6 +89,7 @@ CALLS = (
     "support",
     "sleep",
     "fields",
+    "counters",
     "memory",
     "temperature",
     "clocks",

@@ -131,10 +131,10 @@ def _gpm(gpm: Gpm | None) -> str:
     for _ in range(_ROUNDS):
         begin = time.perf_counter()
         gpm.sample(time.monotonic())
-        gpm.settle(time.monotonic())
+        gpm.settle(time.monotonic(), exact=False)
         times.append(time.perf_counter() - begin)
         time.sleep(PERIOD)
-    gpm.store(row, links=False)
+    gpm.store(row)
     known = [column for column, value in zip(ACTIVITY, row, strict=False) if value == value]
     return f"GPM: {_spread(times)} a sample, one each {PERIOD} s; known: {', '.join(known) or 'nothing'}"
 

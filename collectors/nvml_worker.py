@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wellfed.collectors.nvml_device import Device
     from wellfed.collectors.nvml_page import Described
 
-__all__ = ["FAILED", "GONE", "REOPEN", "Worker", "main", "until_tick"]
+__all__ = ["FAILED", "GONE", "REOPEN", "Worker", "main", "turn", "until_tick"]
 
 #: Exit codes: something unforeseen; no driver to talk to; start me again, the GPUs have changed.
 FAILED, GONE, REOPEN = 70, 71, 72
@@ -42,7 +42,8 @@ BUDGET = 0.01
 
 #: Share of a tick by which the page is ready before the agent reads it, at whole ticks of the wall clock.
 _LEAD = 0.3
-_SLOW = 10.0
+#: Ticks from one read of what is dear to the next.
+_SLOW = 10
 _PIDS = 256
 
 
@@ -52,6 +53,13 @@ def until_tick(wall: float, tick: float) -> float:
     """
     left = (1.0 - _LEAD) * tick - wall % tick
     return left if left >= tick / 2 else left + tick
+
+
+def turn(wall: float, tick: float) -> int:
+    """Another number at each tenth tick: the one before a read of the agent at a multiple of ten ticks, where
+    its windows end.
+    """
+    return int((wall / tick + _LEAD + 0.5) // _SLOW)
 
 
 class Worker:
@@ -70,7 +78,7 @@ class Worker:
             self._context.problems.add(f"GPU {number}", call, "the driver hung in it; left out for now")
         self._session = Session(self._context, str(settings["sys"]), str(settings["proc"]))
         self._started = time.monotonic()
-        self._next_slow = 0.0
+        self._turn: int | None = None
         self._gpms: list[tuple[Gpu, Gpm]] = []
         self._pace = self._period
         self._spent = 0.0
@@ -93,9 +101,12 @@ class Worker:
                 # A tick comes with the sample nearest to it: waking up costs more than most of what it does.
                 early = min(self._pace, self._tick / 4) / 2
             if now >= next_tick - early:
-                next_tick = now + until_tick(time.time(), self._tick)
-                self._settle()
-                if not self._read(now):
+                wall = time.time()
+                next_tick = now + until_tick(wall, self._tick)
+                before, self._turn = self._turn, turn(wall, self._tick)
+                slow = self._turn != before
+                self._settle(exact=slow)
+                if not self._read(now, slow=slow):
                     return REOPEN
                 self._describe()
                 self._page.rows(self._rows())
@@ -114,13 +125,13 @@ class Worker:
         self._rounds += 1
         self._spent += time.thread_time() - begin
 
-    def _settle(self) -> None:
+    def _settle(self, *, exact: bool) -> None:
         """Compares the samples of the last tick; what that and taking them cost sets the pace."""
         begin = time.thread_time()
         for gpu, gpm in self._gpms:
             if not gpu.lost:
                 try:
-                    gpm.settle(time.monotonic())
+                    gpm.settle(time.monotonic(), exact=exact)
                 except GpuLostError as lost:
                     self._lose(gpu, lost)
         self._spent += time.thread_time() - begin
@@ -128,11 +139,8 @@ class Worker:
             self._pace = min(1.0, max(self._period, self._spent / self._rounds / BUDGET))
         self._spent, self._rounds = 0.0, 0
 
-    def _read(self, now: float) -> bool:
+    def _read(self, now: float, *, slow: bool) -> bool:
         """One read of everything. False when the GPUs must be opened anew."""
-        slow = now >= self._next_slow
-        if slow:
-            self._next_slow = now + _SLOW * self._context.retry
         for gpu in self._session.gpus:
             dozed, gpu.dozing = gpu.dozing, gpu.asleep()
             if gpu.device is None and dozed and not gpu.dozing:

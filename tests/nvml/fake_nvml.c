@@ -13,6 +13,7 @@
  *   driver N             every call returns that code (1 = reloaded)
  * FAKE_NVML_LOG names a file that gets a line "function gpu" for every call.
  * -DOLD_DRIVER leaves out what a driver of the 470 series does not have. -DFIXED reads the control file once.
+ * -DDEAR takes the CPU that driver 580 takes for an H100.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -77,6 +78,15 @@ static double keyed(const char *key, int which, double otherwise) {
     char full[64];
     snprintf(full, sizeof full, "%s:%d", key, which);
     return number(full, otherwise);
+}
+
+/* Microseconds of CPU, as they were seen on an H100 with driver 580.159. */
+static void burn(double microseconds) {
+#ifdef DEAR
+    for (double end = now() + microseconds * 1e-6; now() < end;) {}
+#else
+    (void)microseconds;
+#endif
 }
 
 static void hang(void) {
@@ -161,12 +171,18 @@ Return nvmlDeviceGetPciInfo_v3(Device d, struct Pci *out) {
     Return name(Device d, unsigned which, unsigned *out) { ENTER(d->gpu); (void)which; *out = (value); return OK; }
 GAUGE_OF(nvmlDeviceGetTemperature, 61)
 GAUGE_OF(nvmlDeviceGetClockInfo, 1755)
-GAUGE_OF(nvmlDeviceGetMaxClockInfo, 1980)
+Return nvmlDeviceGetMaxClockInfo(Device d, unsigned which, unsigned *out) {
+    ENTER(d->gpu);
+    (void)which;
+    burn(1950);
+    *out = 1980;
+    return OK;
+}
 GAUGE_OF(nvmlDeviceGetPcieThroughput, 1)
 GAUGE(nvmlDeviceGetEnforcedPowerLimit, 700000)
 GAUGE(nvmlDeviceGetPowerUsage, 300000)
 GAUGE(nvmlDeviceGetCurrPcieLinkGeneration, 4)
-GAUGE(nvmlDeviceGetCurrPcieLinkWidth, 8)
+Return nvmlDeviceGetCurrPcieLinkWidth(Device d, unsigned *out) { ENTER(d->gpu); burn(41); *out = 8; return OK; }
 GAUGE(nvmlDeviceGetMaxPcieLinkGeneration, 5)
 GAUGE(nvmlDeviceGetMaxPcieLinkWidth, 16)
 Return nvmlDeviceGetCurrentClocksThrottleReasons(Device d, uint64_t *out) {
@@ -206,6 +222,7 @@ Return nvmlDeviceGetFieldValues(Device d, int count, struct Field *fields) {
     if (d->slice >= 0) return NOT_SUPPORTED;
     for (int f = 0; f < count; f++) {
         int id = fields[f].id;
+        burn(id == 83 ? 3300 : id == 75 ? 800 : id == 94 ? 170 : id == 197 || id == 198 ? 155 : 0);
         fields[f].code = keyed("field", id, OK);
         fields[f].type = keyed("type", id, 3);
         uint64_t value = id == 83 ? now() * 300e3 : 0;
@@ -221,6 +238,7 @@ Return nvmlDeviceGetFieldValues(Device d, int count, struct Field *fields) {
 struct Taken { uint64_t at, value; };
 Return nvmlDeviceGetSamples(Device d, unsigned kind, uint64_t since, unsigned *type, unsigned *count, struct Taken *out) {
     ENTER(d->gpu);
+    burn(kind == 0 ? 620 : 2500);
     uint64_t period = 20000, newest = (uint64_t)(now() * 1e6) / period * period;
     unsigned size = 0;
     *type = 1;
@@ -312,6 +330,7 @@ Return nvmlGpmSampleAlloc(Sample **out) { ENTER(-1); *out = calloc(1, sizeof **o
 Return nvmlGpmSampleFree(Sample *sample) { free(sample); return OK; }
 Return nvmlGpmSampleGet(Device d, Sample *out) {
     ENTER(d->gpu);
+    burn(70);
     *out = (Sample){now(), d->gpu, -1};
     return OK;
 }
@@ -324,6 +343,7 @@ Return nvmlGpmMetricsGet(struct Question *q) {
     ENTER(q->second->gpu);
     if (q->version != 1 || q->first->gpu != q->second->gpu || q->second->at - q->first->at < 0.0999) return INVALID_ARGUMENT;
     for (unsigned m = 0; m < q->count; m++) {
+        burn(q->metrics[m].id == 1 ? 1500 : 3);
         char key[32];
         snprintf(key, sizeof key, "metric:%u", q->metrics[m].id);
         q->metrics[m].code = find(key) ? OK : NOT_SUPPORTED;

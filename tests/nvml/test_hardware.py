@@ -33,7 +33,7 @@ class Gpu:
         while time.monotonic() < end:
             rows = self._collector.read(Roots(), time.time())
             time.sleep(0.1)
-        return min(rows, key=lambda row: row.values["index"] or 0.0)
+        return min(rows, key=lambda row: int(row.info["index"] or 0))
 
     def grown(self, work: Callable[[], object]) -> dict[str, float]:
         """Growth of every number over the work, `wall` its own seconds, `between` those between the reads."""

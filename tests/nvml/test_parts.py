@@ -222,17 +222,19 @@ class _Clock:
 def test_the_worker_reads_once_between_two_reads_of_the_agent(
     monkeypatch: pytest.MonkeyPatch, pace: float
 ) -> None:
-    clock, read = _Clock(), list[float]()
+    clock, read, dear = _Clock(), list[float](), list[int]()
     monkeypatch.setattr(nvml_worker, "time", clock)
     worker = object.__new__(nvml_worker.Worker)
     page = SimpleNamespace(enter=lambda *_: None, rows=lambda _: None)
-    for name, value in {"_page": page, "_tick": 1.0, "_pace": pace, "_gpms": [()]}.items():
+    for name, value in {"_page": page, "_tick": 1.0, "_pace": pace, "_gpms": [()], "_turn": None}.items():
         setattr(worker, name, value)
     for name in ("_sample", "_settle", "_describe", "_rows"):
-        monkeypatch.setattr(worker, name, lambda: None)
+        monkeypatch.setattr(worker, name, lambda **_: None)
 
-    def reads(_: float) -> bool:
+    def reads(_: float, *, slow: bool) -> bool:
         read.append(clock.time())
+        if slow:
+            dear.append(round(clock.time()))
         clock.now += 0.02
         return len(read) < 40
 
@@ -242,3 +244,6 @@ def test_the_worker_reads_once_between_two_reads_of_the_agent(
     seconds = [int(at) for at in read[1:]]
     assert seconds == list(range(seconds[0], seconds[0] + 39))
     assert all(0.55 < at % 1.0 < 0.85 for at in read[1:])
+    # What is dear, it asks for at its start and right before the ends of windows of ten seconds.
+    assert len(dear) == 5
+    assert all(second % 10 == 0 for second in dear[1:])
