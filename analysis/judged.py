@@ -24,7 +24,7 @@ from wellfed.collectors.catalog import TABLES, Column, Otlp, Table
 __all__ = ["JUDGED", "SEEN", "STORED", "VERSION", "Kept", "frames", "kept", "looked_at", "seen_rows"]
 
 #: Grows when the same windows would be judged otherwise.
-VERSION = 1.0
+VERSION = 2.0
 #: Share of host windows that may have been judged without their peers.
 LATE = 0.01
 #: A hub that judges this store is at most so far behind.

@@ -255,6 +255,8 @@ SIGNATURES: Sequence[Signature] = (
         need=[Ramp("busiest thread of the job, s/s", "j_main", 0.8, 0.97)],
         contra=[
             WAITS,
+            # A thread that waits for the GPU's copies spins, as busy as one that launches.
+            COPY_TIME,
             Ramp("I/O pressure", "psi_io", 0.2, 0.5),
             # Small kernels fill and draw as little as a wait does: a guess cannot tell them apart.
             Ramp("spinning", pl.when("spin_told").then("spin"), 0.03, 0.12),

@@ -32,7 +32,7 @@ from wellfed.collectors.rising import Rising
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["PERIOD", "Gpm", "reduce", "total"]
 
@@ -342,6 +342,14 @@ class Gpm:
         self._waiting = 0
         self._anchored = False
         self._told = self._sm = 0.0
+
+    def questions(self, now: float) -> dict[str, Callable[[], object]]:
+        """What it asks for of a pair of samples, to be timed; after two calls of sample()."""
+        pair = self._ring[0], self._ring[1]
+        return {
+            "the graphics engine's activity": lambda: self._graphics.ask(*pair, now),
+            "everything else": lambda: self._metrics.ask(*pair, now),
+        }
 
     def store(self, row: array[float]) -> None:
         """Writes the sums into the row; null for what the last pair of samples did not tell."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from wellfed.collectors.cgroup import job_of
-from wellfed.collectors.processes import Busiest, Stat, Usage, environment, launcher, owner, stat
+from wellfed.collectors.processes import Busiest, Stat, Usage, born, environment, launcher, owner, stat
 from wellfed.collectors.registry import Roots, Row, register
 
 __all__ = ["Holders"]
@@ -61,6 +61,9 @@ class _Process:
 class _Used:
     busiest: Busiest = field(default_factory=Busiest)
     usage: Usage = field(default_factory=Usage)
+    #: The first process's start, in ticks after boot and as epoch.
+    ticks: int | None = None
+    started: float | None = None
 
 
 @register
@@ -153,7 +156,9 @@ class Holders:
                 first = stat(roots.proc, min(pids))
                 plain = job.startswith("process:") and first is not None
                 info |= {"kind": "process", "name": first.name if plain and first else job}
-                values |= _tree(roots, used.usage, pids)
+                if first and first.started != used.ticks:
+                    used.ticks, used.started = first.started, born(roots.proc, first)
+                values |= _tree(roots, used.usage, pids) | {"started_seconds": used.started}
         return Row("job", (job,), values, info | roots.board.info(job, behind))
 
 

@@ -93,7 +93,7 @@ def _gpu(context: _Stopwatch, gpu: Gpu) -> list[str]:
         reads.append(time.perf_counter() - begin)
     lines.append(f"a read: first {reads[0] * 1e3:.1f} ms, then {_spread(reads[1:])}")
     lines += _fields(gpu)
-    lines.append(_gpm(device.gpm))
+    lines += _gpm(device.gpm)
     for title, kind in (
         ("utilisation", pynvml.NVML_GPU_UTILIZATION_SAMPLES),
         ("power", pynvml.NVML_TOTAL_POWER_SAMPLES),
@@ -123,20 +123,27 @@ def _fields(gpu: Gpu) -> list[str]:
     return lines
 
 
-def _gpm(gpm: Gpm | None) -> str:
+def _gpm(gpm: Gpm | None) -> list[str]:
     if gpm is None:
-        return "GPM: none"
+        return ["GPM: none"]
     row = array("d", NULLS)
-    times = []
     for _ in range(_ROUNDS):
-        begin = time.perf_counter()
         gpm.sample(time.monotonic())
-        gpm.settle(time.monotonic(), exact=False)
-        times.append(time.perf_counter() - begin)
         time.sleep(PERIOD)
+    lines = [
+        f"GPM, a pair of samples, {what}: {_spread([_timed(ask) for _ in range(_ROUNDS)])}"
+        for what, ask in gpm.questions(time.monotonic()).items()
+    ]
+    gpm.settle(time.monotonic(), exact=True)
     gpm.store(row)
     known = [column for column, value in zip(ACTIVITY, row, strict=False) if value == value]
-    return f"GPM: {_spread(times)} a sample, one each {PERIOD} s; known: {', '.join(known) or 'nothing'}"
+    return [f"GPM, sampled each {PERIOD} s; known: {', '.join(known) or 'nothing'}", *lines]
+
+
+def _timed(ask: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    ask()
+    return time.perf_counter() - begin
 
 
 def _distance(samples: Samples) -> str:

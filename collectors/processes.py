@@ -11,13 +11,25 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from wellfed.collectors.files import count, read
 
-__all__ = ["Busiest", "Stat", "Usage", "children", "environment", "launcher", "owner", "parse_stat", "stat"]
+__all__ = [
+    "Busiest",
+    "Stat",
+    "Usage",
+    "born",
+    "children",
+    "environment",
+    "launcher",
+    "owner",
+    "parse_stat",
+    "stat",
+]
 
 #: Reads between two looks at all threads and all children; and the threads of a process followed between.
 LOOK_AGAIN = 10
@@ -93,6 +105,15 @@ def environment(proc: str, pid: int, wanted: Collection[str]) -> dict[str, str]:
         return {}
     pairs = (entry.decode("utf-8", "replace").partition("=") for entry in text.split(b"\0"))
     return {name: value[:200] for name, _, value in pairs if name in wanted and value}
+
+
+def born(proc: str, process: Stat) -> float | None:
+    """Epoch of a process's start, to the second; None where /proc/uptime does not tell."""
+    try:
+        uptime = float(read(f"{proc}/uptime").split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return float(round(time.time() - uptime + process.started * _TICK))
 
 
 def owner(proc: str, pid: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,7 @@ def test_ranks_of_one_launcher_are_one_job_with_the_sums_of_its_workers(proc: Pr
     proc.add(70, "python3", parent=60, cpu=3.0, children=(80,), io=(1000, 10))
     proc.add(71, "python3", parent=60, cpu=4.0, io=(500, 0))
     proc.add(80, "pt_data_worker", parent=70, cpu=20.0, io=(7000, 0))
+    (proc.folder / "proc/uptime").write_text("600.00 1000.00\n")
     proc.roots.board.hold("nvml", {"GPU-a": [70], "GPU-b": [71]})
     collector = Holders()
     found = rows(collector, proc.roots)
@@ -111,6 +113,8 @@ def test_ranks_of_one_launcher_are_one_job_with_the_sums_of_its_workers(proc: Pr
     assert job.values["cpu_usage_seconds"] == pytest.approx(27.0)
     assert job.values["io_read_bytes"] == 8500.0
     assert job.values["processes"] == 3.0
+    # A machine up for ten minutes, a process that started after one second of them.
+    assert time.time() - (job.values["started_seconds"] or 0.0) == pytest.approx(599, abs=3)
     proc.end(80)
     proc.add(70, "python3", parent=60, cpu=3.5, io=(1500, 10))
     after = rows(collector, proc.roots)["job", "process:60"].values

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from wellfed.analysis.diagnose import diagnose
 from wellfed.analysis.inputs import read_tables
 
 ROOT = Path(__file__).parent.parent
@@ -28,9 +29,35 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_each_recording_is_named(recorder: dict[str, Any]) -> None:
     judged = {folder.name: recorder["judge"](folder) for folder in RECORDINGS}
     assert {"cpu-healthy", "cpu-cpu"} <= judged.keys()
+    assert {f"nvidia-h100-80gb-hbm3-{fault}" for fault in recorder["FAULTS"]} <= judged.keys()
     assert {name: seen["found"] for name, seen in judged.items()} == {
         name: seen["cause"] for name, seen in judged.items()
     }
+
+
+def test_on_a_real_gpu_what_was_lost_is_what_the_loop_lost(recorder: dict[str, Any]) -> None:
+    for folder in RECORDINGS:
+        if folder.name.startswith("nvidia"):
+            seen = recorder["judge"](folder)
+            # The truth leaves out the seconds until the first step.
+            assert abs(seen["lost"] - seen["wanted"]) <= 0.12 * seen["wanted"] + 3.0, seen
+
+
+def test_a_real_gpu_is_judged_by_its_node_alone_too(recorder: dict[str, Any]) -> None:
+    for folder in RECORDINGS:
+        if folder.name.startswith("nvidia"):
+            tables = read_tables(folder)
+            document = diagnose(tables | {"step": tables["step"].head(0)}).document
+            causes = {finding["cause"] for finding in document["findings"]}
+            assert causes == {recorder["FAULTS"][folder.name.rpartition("-")[2]]} - {None}, folder.name
+
+
+def test_a_recording_names_no_machine(recorder: dict[str, Any]) -> None:
+    for folder in RECORDINGS:
+        tables = read_tables(folder)
+        assert tables["host"].collect()["host"].unique().to_list() == ["recorded"]
+        gpus = tables["gpu"].collect()["gpu"].unique().to_list() if "gpu" in tables else []
+        assert gpus == ["GPU-0"][: len(gpus)]
 
 
 def test_a_fault_is_recorded_beside_the_agent_on_any_machine(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def test_the_report_tells_latencies_fields_metrics_and_sample_periods(node: Node
     assert "field 138 (nvlink_tx_bytes): not supported by this GPU" in done.stdout
     assert "samples of utilisation: 20.0 ms apart" in done.stdout
     assert "nvmlDeviceGetFieldValues: " in done.stdout
+    assert "GPM, a pair of samples, the graphics engine's activity: " in done.stdout
     known = next(line for line in done.stdout.splitlines() if "known: " in line)
     assert "sm_active_seconds" in known
     assert "tensor_active_seconds" not in known
