@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import compress, count, repeat
 from operator import is_, itemgetter, ne
 from typing import TypeVar
@@ -190,6 +191,7 @@ class Exposition:
         return [*_header(family, kind, f"Text about each row of {table.name}"), *samples] if samples else []
 
 
+@lru_cache(maxsize=64)
 def wants_openmetrics(accept: str) -> bool:
     """Whether a client's Accept header puts OpenMetrics above text; text where it likes both as much.
 
