@@ -255,7 +255,8 @@ def _warnings(rows: pl.DataFrame, hosts: pl.DataFrame) -> list[str]:
     else:
         blind = rows.filter(pl.col("covered_seconds") == 0)["gpu"].n_unique()
         if blind:
-            warnings.append(f"{blind} GPUs have windows without a measured activity: no verdict for those")
+            some = "1 GPU has" if blind == 1 else f"{blind} GPUs have"
+            warnings.append(f"{some} windows without a measured activity: no verdict for those")
         if rows["sm"].is_null().all():
             warnings.append(
                 "no SM activity (GPM or profiling metrics): verdicts rest on kernel activity alone"

@@ -317,8 +317,9 @@ def title(cause: str) -> str:
 
 
 def hours(seconds: float) -> str:
-    """GPU-hours of GPU-seconds."""
-    return f"{seconds / 3600:,.2f}"
+    """GPU-hours of GPU-seconds: seconds still tell in a look at minutes."""
+    spent = seconds / 3600
+    return f"{spent:,.2f}" if spent >= 0.1 or not spent else f"{spent:.4f}"
 
 
 def energy(joules: float) -> str:
