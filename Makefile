@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 BASE   := $(VENV)/.base-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV    := $(VENV)/.dev-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-analysis packages bench-ui bench-receiver bench-live clean
+.PHONY: up demo test chaos check lint types docs golden pictures score gpu bench-agent bench-analysis packages bench-ui bench-receiver bench-live bench-days clean
 
 up: $(BASE)
 	$(VENV)/bin/wellfed up
@@ -77,6 +77,10 @@ bench-receiver: $(DEV) packages
 # What judging one window of a live fleet costs.
 bench-live: $(BASE)
 	$(PY) -m bench.live
+
+# What a page over a day costs.
+bench-days: $(BASE)
+	$(PY) -m bench.days
 
 score: $(DEV)
 	$(PY) -m bench.score

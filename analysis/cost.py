@@ -16,7 +16,7 @@ import polars as pl
 
 from wellfed.prices import Prices
 
-__all__ = ["DIGITS", "SUMMED", "USAGE", "efficiency", "mean_price", "priced", "tokens", "usage"]
+__all__ = ["DIGITS", "SUMMED", "USAGE", "efficiency", "fed", "mean_price", "priced", "tokens", "usage"]
 
 #: A window that lost less than this share of its time shows what a fed GPU draws.
 FED = 0.05
@@ -60,29 +60,37 @@ def _cost(prices: Prices, used: pl.DataFrame) -> float | None:
     return sum(known) if known else None
 
 
-def usage(rows: pl.LazyFrame) -> pl.LazyFrame:
+def fed(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """host, gpu, job, fed: watts that a GPU draws for a job while it is fed; pairs without such a window are
+    left out.
+    """
+    return (
+        rows.filter(pl.col("lost_seconds") <= FED * pl.col("covered_seconds"))
+        .group_by(_KEYS)
+        .agg((pl.col("energy_joules") / pl.col("dt")).median().alias("fed"))
+    )
+
+
+def usage(rows: pl.LazyFrame, fed_by: pl.LazyFrame | None = None) -> pl.LazyFrame:
     """One row a GPU and job (columns of USAGE; null = not measured) from diagnosed windows.
 
     Amounts of a window are whole microseconds and millijoules, so that sums do not depend on their order.
-    rows: as wellfed.analysis.split.scored gives them (fractions act, sm, tensor, dram, idle, spin).
+    rows: as wellfed.analysis.split.scored gives them (fractions act, sm, tensor, dram, idle, spin). fed_by:
+    what `fed` says of a longer time than theirs.
     """
     observed = pl.coalesce("observed_seconds", "dt")
     productive = (pl.col("covered_seconds") - pl.col("lost_seconds")).clip(lower_bound=0)
     who = list(_KEYS)
-    fed = (
-        pl.when(pl.col("lost_seconds") <= FED * pl.col("covered_seconds"))
-        .then(pl.col("energy_joules") / pl.col("dt"))
-        .median()
-        .over(who)
-    )
+    watts = pl.col("fed")
     drawn = pl.col("energy_joules")
     by_time = drawn * (pl.col("lost_seconds") / pl.col("covered_seconds")).clip(0, 1)
-    wasted = pl.when(fed.is_not_null()).then((drawn - productive * fed).clip(0)).otherwise(by_time)
+    wasted = pl.when(watts.is_not_null()).then((drawn - productive * watts).clip(0)).otherwise(by_time)
     lost = pl.when(pl.col("lost_seconds") > 0).then(pl.min_horizontal(wasted, drawn)).otherwise(drawn * 0)
     clock = (pl.col("sm_clock_hertz") / pl.col("sm_clock_max_hertz")).clip(0, 1)
     parts = {"sm": "sm", "tensor": "tensor", "dram": "dram", "active": "act", "idle": "idle", "spin": "spin"}
     return (
-        rows.with_columns(
+        rows.join(fed(rows) if fed_by is None else fed_by, on=who, how="left", nulls_equal=True)
+        .with_columns(
             drawn.alias("joules"),
             lost.alias("joules_lost"),
             (pl.col("tensor") * clock * observed).alias("tensor_peak_seconds"),

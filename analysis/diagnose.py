@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from wellfed.analysis.blame import with_blame
+from wellfed.analysis.condensed import Condensed
 from wellfed.analysis.cost import USAGE, efficiency, mean_price, priced, usage
 from wellfed.analysis.hosts import facts, pressures
 from wellfed.analysis.profile import Profile, profiles, work
@@ -63,20 +64,27 @@ def diagnose(
     since: datetime | None = None,
     price: float | Prices | None = None,
     stretch: float = 1.0,
-    judged: Partial | None = None,
+    judged: Partial | Condensed | None = None,
 ) -> Diagnosis:
     """The answer for a range of tables (all of the catalog's, empty where there is no data).
 
     start, end: what was asked for; the data's own bounds when None. since: windows up to then count for
     nothing, they only teach what is normal. price: money for one GPU-hour, of all models or by model.
     stretch: multiplies all thresholds of the evidence, to see how much hangs on them. judged: the verdicts of
-    the range, where they are known already.
+    the range, where they are known already; in longer steps where condensed, with tables to match.
     """
     prices = Prices(price) if isinstance(price, float | int) else price
     step = judged.step if judged else native_step(tables)
     hosts = pressures(tables["host"], step).collect(engine="streaming")
-    partials = [judged] if judged else map_segments(tables, State(step, stretch))
-    if partials:
+    partials = []
+    if isinstance(judged, Partial):
+        partials = [judged]
+    elif judged is None:
+        partials = map_segments(tables, State(step, stretch))
+    if isinstance(judged, Condensed):
+        rows, split, used = judged.windows, judged.shares, judged.usage
+        windows, found = _windows(rows, split), priced(judged.findings, prices, used)
+    elif partials:
         rows, split, found = combine(partials, step)
         if since is not None:
             rows, split, hosts = (frame.filter(pl.col("ts") > since) for frame in (rows, split, hosts))

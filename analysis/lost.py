@@ -50,6 +50,9 @@ NOISE, MOST_NOISE = 0.02, 0.03
 TO_MEAN, TO_LEAST = 2.05, 2.3
 #: What the best windows may owe to chance: a longer tail is not noise but the job itself.
 MOST_LUCK = 0.03
+#: Ranks whose clocks tell what is usual under their load; the share of what it was that makes a power limit a
+#: lower one.
+LEAST_PEERS, LOWERED = 4, 0.9
 #: Share of a training step's kernel time that scales with the clock; the rest waits for device memory.
 CLOCK_BOUND = 0.85
 
@@ -71,7 +74,7 @@ def draws() -> Track:
 
 
 def levels() -> Track:
-    """What is remembered of each GPU's life in a job: its level, its gaps and its clock."""
+    """What is remembered of each GPU's life in a job: its level, its gaps, its clock and its power limit."""
     return Track(
         ["job", "host", "gpu"],
         {
@@ -80,6 +83,7 @@ def levels() -> Track:
             "_while": ("_running_level", Quantile(0.8, 0, 1, 100, least=3)),
             "_floor": ("_worst_gap", Quantile(0.1, 0, 1, 100, least=3)),
             "_clock": ("_free_clock", Quantile(0.9, 2e8, 3.5e9, 165, least=3)),
+            "_limit": ("power_limit_watts", Quantile(0.9, 0, 2000, 80, least=3)),
         },
     )
 
@@ -228,18 +232,27 @@ def with_loss(windows: pl.DataFrame, servers: pl.DataFrame) -> pl.DataFrame:
         .fill_null(0.0)
     )
     # The clock it had while nothing slowed it, else that of peers that nothing slows, else what heat or a
-    # brake keep it from: a power cap lowers every clock a little, and that alone is normal.
+    # brake keep it from. A power cap lowers every clock under full load, which says nothing beside that of a
+    # light phase: unless the limit itself fell, peers under the same load tell.
     heat = pl.sum_horizontal(pl.col(c).fill_null(0) for c in _HEAT)
     slowed = pl.sum_horizontal(pl.col(c).fill_null(0) for c in _SLOWED)
-    normal = pl.coalesce(
-        "_clock",
-        pl.col("_clock").median().over("job", "ts"),
-        pl.when(heat >= 0.01 * pl.col("dt")).then(0.9 * pl.col("sm_clock_max_hertz")),
+    heated = heat >= 0.01 * pl.col("dt")
+    free = pl.coalesce("_clock", pl.col("_clock").median().over("job", "ts"))
+    clocks = pl.col("sm_clock_hertz")
+    peers = pl.when(pl.col("job").is_not_null() & (clocks.count().over("job", "ts") >= LEAST_PEERS)).then(
+        clocks.median().over("job", "ts")
+    )
+    normal = (
+        pl.when(heated)
+        .then(pl.coalesce(free, 0.9 * pl.col("sm_clock_max_hertz")))
+        .when(pl.col("power_limit_watts") < LOWERED * pl.col("_limit"))
+        .then(free)
+        .otherwise(peers)
     )
     pace = (pl.col("sm_clock_hertz") / normal).clip(0.05, 1)
     # The same work takes CLOCK_BOUND / pace + 1 - CLOCK_BOUND as long.
     slow = 1 - 1 / (CLOCK_BOUND / pace + 1 - CLOCK_BOUND)
-    hot = (heat >= 0.01 * pl.col("dt")) & (pace <= 0.98)
+    hot = heated & (pace <= 0.98)
     capped = (slowed >= 0.01 * pl.col("dt")) & (pace <= 0.9)
     took = (
         pl.when((hot | capped) & pl.col("held"))
@@ -262,5 +275,5 @@ def with_loss(windows: pl.DataFrame, servers: pl.DataFrame) -> pl.DataFrame:
             (idle + took + again).alias("lost_seconds"),
             (1 - pace).alias("clock_short"),
         )
-        .drop("_clock", "_own", "v_again")
+        .drop("_clock", "_limit", "_own", "v_again")
     )

@@ -381,7 +381,7 @@ CERTAIN: Sequence[Signature] = (
     ),
     Signature(
         "throttle.power",
-        why="A cap at full load lowers a clock a little; far below what it was under load is more.",
+        why="A cap lowers every clock at full load; a limit that fell, or a clock below the peers', is more.",
         need=[
             Ramp("slowed by the power cap or a brake, s/s", "t_power", 0.01, 0.2),
             Ramp("clock below its own or its peers', share", "clock_short", 0.05, 0.1),

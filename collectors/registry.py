@@ -120,6 +120,7 @@ _PLUMBING = frozenset(
         "page",
         "processes",
         "registry",
+        "rising",
         "sampler",
         "samples",
         "selfcost",

@@ -17,12 +17,13 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import polars as pl
 
+from wellfed.analysis.condensed import condense
 from wellfed.analysis.diagnose import Diagnosis, diagnose
-from wellfed.analysis.judged import kept
+from wellfed.analysis.judged import Kept, kept
 from wellfed.analysis.store import Store
 from wellfed.collectors.catalog import TABLES
 from wellfed.dashboard.ranges import Range
-from wellfed.dashboard.room import require
+from wellfed.dashboard.room import MOST, require
 from wellfed.dashboard.topology import Topology
 from wellfed.errors import UserError
 from wellfed.prices import Prices
@@ -188,14 +189,16 @@ class StoreSource:
     def _compute(self, wanted: Range, earlier: Answer | None) -> Answer:
         began = time.monotonic()
         revision = self._version()
-        require(self._windows(wanted), wanted.text, self._store.path)
-        known = kept(self._store.scan, wanted.start, wanted.end)
+        scan, windows = self._store.scan, self._windows(wanted)
+        condensed = condense(scan, wanted.start, wanted.end, MOST) if windows > MOST else None
+        if condensed is None:
+            require(windows, wanted.text, self._store.path)
+        known = condensed or kept(scan, wanted.start, wanted.end)
         until = known.until or wanted.end if known else wanted.end
-        tables = {
-            name: self._store.scan(name, wanted.start, until).collect(engine="streaming").lazy()
-            for name in TABLES
-        }
-        judged = known.partial if known else None
+        rows = {name: scan(name, wanted.start, until) for name in TABLES}
+        rows = condensed.thinned(rows) if condensed else rows
+        tables = {name: frame.collect(engine="streaming").lazy() for name, frame in rows.items()}
+        judged = known.partial if isinstance(known, Kept) else known
         diagnosis = diagnose(tables, start=wanted.start, end=wanted.end, price=self.price, judged=judged)
         lasts = [frame.select(pl.col("ts").max()).collect().item() for frame in tables.values()]
         last = max((ts for ts in lasts if ts is not None), default=None)

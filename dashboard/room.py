@@ -1,4 +1,7 @@
-"""How much of the past fits into memory at once: one click asks for a month, which takes gigabytes."""
+"""How much of the past fits into memory at once: one click asks for a month, which takes gigabytes.
+
+What a hub has judged is shown in longer steps then (`analysis.condensed`); what nobody judged is refused.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import psutil
 
 from wellfed.errors import UserError
 
-__all__ = ["free", "require"]
+__all__ = ["MOST", "free", "require"]
+
+#: Windows of GPUs that a page works with; a range that holds more is shown in longer steps.
+MOST = 600_000
 
 #: Bytes that a GPU's window takes while its range is diagnosed and shown: 2.9 GB for 1.1 million.
 WINDOW_BYTES = 2_700

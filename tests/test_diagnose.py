@@ -388,3 +388,23 @@ def test_a_number_that_is_none_was_not_measured(wrong: float) -> None:
     totals = document["totals"]
     assert sum(totals["by_cause"].values()) == pytest.approx(totals["lost_seconds"])
     assert 0 < totals["lost_seconds"] <= totals["covered_seconds"]
+
+
+def test_full_load_under_a_power_cap_is_not_measured_by_a_light_phase_before() -> None:
+    tables = simulate("healthy-power-cap", seed=1).tables
+    gpu = tables["gpu"].filter(pl.col("job").is_not_null())
+    begin = gpu["ts"].min()
+    assert isinstance(begin, datetime)
+    light = pl.col("ts") <= begin + timedelta(minutes=4)
+    capped = pl.col("throttle_power_seconds")
+    before = capped.filter(light).max().over("host", "gpu")
+    # Measured on an H100: 1.98 GHz before, 1.65 to 1.89 while matrix products draw 700 W.
+    gpu = gpu.with_columns(
+        pl.when(light).then(0.0).otherwise(capped - before).alias("throttle_power_seconds"),
+        pl.when(light).then("sm_clock_max_hertz").otherwise(0.85 * pl.col("sm_clock_max_hertz"))
+        .alias("sm_clock_hertz"),
+    )  # fmt: skip
+    assert gpu["throttle_power_seconds"].max() > 600
+    totals = diagnose({name: rows.lazy() for name, rows in (tables | {"gpu": gpu}).items()}).document
+    assert totals["findings"] == []
+    assert totals["totals"]["by_cause"].get("throttle.power", 0.0) == 0.0
