@@ -33,6 +33,8 @@ _LOOK_AGAIN = 30.0
 #: Rows older than this are not shown.
 _STALE = 3.0
 _COUNTERS = len(INTEGRALS) + len(DEVICE_COUNTERS)
+#: The device's own total as of its last reading, and an estimate on top: a new worker begins without that.
+_ESTIMATED = frozenset({"energy_joules"})
 #: What any GPU tells that is awake.
 _AWAKE = INDEX["memory_used_bytes"]
 #: Seconds for which what another program said of a GPU holds; it is asked every ten.
@@ -65,10 +67,14 @@ class Monotone:
             self._offset[key] = self._offset.get(key, 0.0) + self._last.pop(key)
 
     def publish(self, gpu: str, column: str, value: float) -> float:
-        """The counter as the world sees it. A value below the last one is a reset to zero."""
+        """The counter as the world sees it. A value below the last one is a reset to zero; where it is partly
+        estimated and falls a little, it waits until it has caught up.
+        """
         key = (gpu, column)
         last = self._last.get(key, 0.0)
-        if value < last:
+        if column in _ESTIMATED and last / 2 < value < last:
+            value = last
+        elif value < last:
             self._offset[key] = self._offset.get(key, 0.0) + last
         self._last[key] = value
         return self._offset.get(key, 0.0) + value

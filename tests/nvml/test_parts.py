@@ -123,6 +123,15 @@ def test_published_sums_never_fall_and_add_up_over_workers(workers: list[list[fl
     assert published[-1] == pytest.approx(sum(sum(grown) for grown in workers))
 
 
+def test_energy_that_a_new_worker_knows_better_is_no_reset() -> None:
+    monotone = Monotone()
+    assert [monotone.publish("GPU-0", "energy_joules", joules) for joules in (9000.0, 9700.0)] == [9000, 9700]
+    monotone.restart()
+    # The last worker had estimated a little too much; then the driver is loaded anew and counts from zero.
+    told = [monotone.publish("GPU-0", "energy_joules", joules) for joules in (9650.0, 9720.0, 30.0, 100.0)]
+    assert told == [9700, 9720, 9750, 9820]
+
+
 def test_the_same_problem_on_many_gpus_is_told_once() -> None:
     problems = Problems()
     for gpu in range(8):
