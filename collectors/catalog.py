@@ -92,7 +92,11 @@ _GPU = _table(
     _gauge("power_watts", "Power drawn", otlp=_otlp("hw.power", hw__type="gpu")),
     _gauge("power_limit_watts", "Power cap in force"),
     _gauge("temperature_celsius", "Core temperature", otlp=_otlp("hw.temperature", hw__type="gpu")),
-    _counter("energy_joules", "Energy, by the device's own counter", otlp=_otlp("hw.energy", hw__type="gpu")),
+    _counter(
+        "energy_joules",
+        "Energy, by the device's counter and, since that was read, its power",
+        otlp=_otlp("hw.energy", hw__type="gpu"),
+    ),
     _gauge("sm_clock_hertz", "Mean SM clock over the window"),
     _gauge("sm_clock_max_hertz", "Highest SM clock"),
     _counter("throttle_thermal_seconds", "Time slowed by heat"),
