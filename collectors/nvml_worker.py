@@ -4,7 +4,8 @@ What: opens the GPUs, samples them and keeps the shared page up to date. A drive
 process alone; the agent sees the heartbeat stop, kills it and starts another that leaves out that call on
 that GPU for a while. It ends with its parent (end of file on standard input), with the driver (the library in
 memory no longer fits a reloaded one) and when GPUs come, go or come back. Cost: 15 MiB, and 0.2 % of a core
-with 8 GPUs at 10 Hz, or what BUDGET allows. Privilege: that of the agent.
+with 8 GPUs at 10 Hz without the driver's own part, 1.1 % with that of an H100's (docs/hardware.md); beyond
+BUDGET it samples less often. Privilege: that of the agent.
 
 Started with one argument, a JSON object: page (descriptor), sys, proc (roots), tick and period (seconds
 between reads and between GPM samples), retry (factor on every back-off), reopen (seconds before a lost GPU is
@@ -135,7 +136,8 @@ class Worker:
                 except GpuLostError as lost:
                     self._lose(gpu, lost)
         self._spent += time.thread_time() - begin
-        if self._rounds:
+        # What is asked seldom costs seldom: the seconds in between tell what a round costs.
+        if self._rounds and not exact:
             self._pace = min(1.0, max(self._period, self._spent / self._rounds / BUDGET))
         self._spent, self._rounds = 0.0, 0
 

@@ -256,3 +256,28 @@ def test_the_worker_reads_once_between_two_reads_of_the_agent(
     # What is dear, it asks for at its start and right before the ends of windows of ten seconds.
     assert len(dear) == 5
     assert all(second % 10 == 0 for second in dear[1:])
+
+
+def test_dear_hardware_is_sampled_less_often_but_not_for_what_is_asked_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(spent=0.0, monotonic=lambda: 0.0)
+    clock.thread_time = lambda: clock.spent
+    monkeypatch.setattr(nvml_worker, "time", clock)
+
+    class Dear:
+        def sample(self, _: float) -> None:
+            clock.spent += 0.004
+
+        def settle(self, _: float, *, exact: bool) -> None:
+            clock.spent += 0.5 if exact else 0.0
+
+    worker = object.__new__(nvml_worker.Worker)
+    gpus = [(SimpleNamespace(lost=False), Dear())]
+    for name, value in {"_gpms": gpus, "_period": 0.11, "_pace": 0.11, "_spent": 0.0, "_rounds": 0}.items():
+        setattr(worker, name, value)
+    for exact, pace in ((True, 0.11), (False, 0.4), (True, 0.4)):
+        for _ in range(3):
+            worker._sample()
+        worker._settle(exact=exact)
+        assert worker._pace == pytest.approx(pace)
