@@ -52,10 +52,12 @@ $(DEV): | $(PY)
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# What the driver of this machine's GPUs answers, how fast and to whom; then, with torch in the environment,
-# injected faults around a PyTorch input pipeline, recorded and judged. Under eight minutes.
-gpu: $(BASE)
+# What the driver of this machine's GPUs answers, how fast and to whom; work of a known size beside what the
+# collector says of it; then, with torch in the environment, injected faults around a PyTorch input pipeline,
+# recorded and judged. Under nine minutes.
+gpu: $(DEV)
 	$(PY) -m wellfed.collectors.nvml_report
+	$(PY) -m pytest -q -m gpu tests/nvml
 	$(PY) bench/record.py
 
 # What the agent costs beside node_exporter on the same large node, in one run.
