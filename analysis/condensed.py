@@ -69,6 +69,8 @@ def condense(scan: Scan, start: datetime, end: datetime, most: int) -> Condensed
         return None
     fine = float(steps[0])
     step = step_for(count, fine, most)
+    if step % fine:
+        return None
     watts = fed(scan("verdict", start, end)).collect(engine="streaming").lazy()
     ledger = Ledger.empty(fine)
     windows, shares, used = [pl.DataFrame(schema=WINDOWS)], [pl.DataFrame(schema=SHARES)], [USAGE.to_frame()]

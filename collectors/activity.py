@@ -5,7 +5,10 @@ One rule for every source that sees inside a GPU. Source: SIGNALS, table `gpu`. 
 
 from __future__ import annotations
 
-__all__ = ["RESIDENT", "idles", "spins"]
+__all__ = ["IDLE", "RESIDENT", "idles", "spins"]
+
+#: Share of a moment with a kernel resident, below which it is idle.
+IDLE = 0.05
 
 #: Share of a moment with a kernel resident, from which on a GPU that does nothing else spins.
 RESIDENT = 0.50
@@ -13,7 +16,7 @@ RESIDENT = 0.50
 
 def idles(active: float) -> bool:
     """Whether so small a share of time with a kernel resident is none to speak of."""
-    return active < 0.05
+    return active < IDLE
 
 
 def spins(active: float, sm: float, tensor: float, dram: float) -> bool:

@@ -25,7 +25,7 @@ from struct import Struct
 
 import pynvml
 
-from wellfed.collectors.activity import RESIDENT, idles, spins
+from wellfed.collectors.activity import IDLE, RESIDENT, idles, spins
 from wellfed.collectors.nvml_calls import Call, Context
 from wellfed.collectors.nvml_page import ACTIVITY
 from wellfed.collectors.rising import Rising
@@ -54,7 +54,7 @@ _ACTIVE_AT = ACTIVITY.index("active_seconds")
 #: No GPU has more SMs, and while a kernel is resident one of them at least is active.
 _PROCESSORS = 256
 #: Activity of SMs with which no kernel is resident for more than a twentieth of the time.
-_NOTHING = 0.05 / _PROCESSORS
+_NOTHING = IDLE / _PROCESSORS
 
 _GRAPHICS = (pynvml.NVML_GPM_METRIC_GRAPHICS_UTIL,)
 _METRICS = (

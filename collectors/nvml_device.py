@@ -3,8 +3,7 @@
 What: everything of the table `gpu` that NVML knows. Source: prepared calls into libnvidia-ml; GPM where there
 is one, else the driver's utilisation samples; slices have memory, processes and GPM of their own, the rest
 belongs to their GPU. nvmlDeviceGetPcieThroughput is never called: it sleeps 20 ms. Processes are those with a
-compute context. Cost: 40 us a tick on top of the
-driver, whose own are in nvml_fields, gpm and docs/cost.md. Privilege: none; see gpm for what may need root.
+compute context. Cost: 40 us a tick beside the driver's own, which is in docs/hardware.md. Privilege: none.
 """
 
 from __future__ import annotations
@@ -190,7 +189,7 @@ class Device:
 
     def _throttled(self, now: float) -> None:
         """Adds the time since the last tick to what slows the clocks now."""
-        seconds = min(now - self._ticked, 2.0) if self._ticked else 0.0
+        seconds = self._since(now)
         known = self._events.run(now)
         reasons = self._reasons.value if known else 0
         self._sum("throttle_thermal_seconds", seconds if reasons & _THERMAL else 0.0, known)
@@ -203,9 +202,13 @@ class Device:
         place = INDEX["energy_joules"]
         if read:
             self._energy.read(self.row[place])
-        elif self._ticked:
-            self._energy.add(self.row[INDEX["power_watts"]] * (now - self._ticked))
+        else:
+            self._energy.add(self.row[INDEX["power_watts"]] * self._since(now))
         self.row[place] = self._energy.joules
+
+    def _since(self, now: float) -> float:
+        """Seconds since the last tick; a GPU that slept longer than two did not go on as it does now."""
+        return min(now - self._ticked, 2.0) if self._ticked else 0.0
 
     def _sum(self, column: str, grown: float, known: bool) -> None:
         place = INDEX[column]

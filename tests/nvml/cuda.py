@@ -40,13 +40,20 @@ class CudaError(RuntimeError):
     """A call that the driver refused."""
 
 
+class NoDeviceError(CudaError):
+    """There is nothing to test on."""
+
+
 class Cuda:
-    """The first GPU's primary context. Raises OSError where there is no driver library."""
+    """The first GPU's primary context. Raises OSError without a driver library, NoDeviceError."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL("libcuda.so.1")
         device, context, module = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
-        self._do("cuInit", 0)
+        try:
+            self._do("cuInit", 0)
+        except CudaError as error:
+            raise NoDeviceError(str(error)) from None
         self._do("cuDeviceGet", ctypes.byref(device), 0)
         self._do("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._do("cuCtxSetCurrent", context)

@@ -17,7 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.nvml.conftest import ROOT
-from wellfed.collectors import gpm, nvml_fields, nvml_page, nvml_samples, nvml_session, nvml_worker
+from wellfed.collectors import (
+    gpm,
+    nvml_device,
+    nvml_fields,
+    nvml_page,
+    nvml_samples,
+    nvml_session,
+    nvml_worker,
+)
 from wellfed.collectors.nvml import Monotone
 from wellfed.collectors.nvml_calls import Problems
 
@@ -130,6 +138,38 @@ def test_energy_that_a_new_worker_knows_better_is_no_reset() -> None:
     # The last worker had estimated a little too much; then the driver is loaded anew and counts from zero.
     told = [monotone.publish("GPU-0", "energy_joules", joules) for joules in (9650.0, 9720.0, 30.0, 100.0)]
     assert told == [9700, 9720, 9750, 9820]
+
+
+def test_energy_is_estimated_between_two_readings_of_its_counter() -> None:
+    energy = nvml_fields.Energy()
+    told = []
+    for reading, joules in (
+        (1000.0, 0.0),
+        (None, 50.0),
+        (None, NAN),
+        (None, 60.0),
+        (1100.0, 0.0),
+        (None, 30.0),
+    ):
+        if reading is None:
+            energy.add(joules)
+        else:
+            energy.read(reading)
+        told.append(energy.joules)
+    # Ten joules were told too many; the next thirty pay them back.
+    assert told == [1000, 1050, 1050, 1110, 1110, 1130]
+    energy.read(1200.0)
+    assert energy.joules == 1200
+    energy.read(NAN)
+    assert math.isnan(energy.joules)
+    energy.read(1300.0)
+    assert energy.joules == 1300
+
+
+def test_power_is_not_drawn_on_while_a_gpu_sleeps() -> None:
+    device = object.__new__(nvml_device.Device)
+    device._ticked = 100.0
+    assert [device._since(now) for now in (101.0, 4000.0)] == [1.0, 2.0]
 
 
 def test_the_same_problem_on_many_gpus_is_told_once() -> None:
